@@ -1,0 +1,39 @@
+# Every task of the project: `make` lists them.
+
+.DEFAULT_GOAL := help
+.PHONY: help run test check format lock
+python := .venv/bin/python
+
+# PYTHON, HOST, PORT and the like may be given as `make run PORT=5001`: make exports what stands on its command line.
+
+help: ## List the tasks
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+run: ## Install what is needed and start the gateway on http://localhost:5000
+	@sh tools/bootstrap.sh run
+	@exec $(python) -m proxy serve
+
+test: ## Run every test (a part of them: make test ARGS="tests/proxy -k stream")
+	@sh tools/bootstrap.sh dev
+	@$(python) -m pytest $(ARGS)
+
+check: ## Check format, lint, types and the direction of imports
+	@sh tools/bootstrap.sh dev
+	@$(python) -m ruff check
+	@$(python) -m ruff format --check
+	@$(python) -m mypy
+	@$(python) -m pytest tests/test_architecture.py -q
+
+format: ## Rewrite the code as `make check` wants it
+	@sh tools/bootstrap.sh dev
+	@$(python) -m ruff check --fix-only
+	@$(python) -m ruff format
+
+# The second file holds the first one's packages at the same versions, so that one install serves both.
+lock: ## Write the lock files anew from pyproject.toml (newer versions: make lock ARGS=--upgrade)
+	@sh tools/bootstrap.sh dev
+	@$(lock_command) $(ARGS) --output-file requirements.lock
+	@$(lock_command) $(ARGS) --group dev --constraints requirements.lock --output-file requirements-dev.lock
+
+lock_command = UV_CUSTOM_COMPILE_COMMAND='make lock' $(python) -m uv pip compile pyproject.toml --quiet --no-config \
+	--universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate

@@ -1,0 +1,19 @@
+"""The control plane: /api, the account service behind the web frontend."""
+
+from __future__ import annotations
+
+from beanie import Document
+from sanic import Blueprint
+
+import admin_api.auth.endpoints
+import admin_api.users.endpoints
+
+
+def blueprints() -> tuple[Blueprint, ...]:
+    """Return every group of endpoints."""
+    return (admin_api.auth.endpoints.blueprint, admin_api.users.endpoints.blueprint)
+
+
+def documents() -> tuple[type[Document], ...]:
+    """Return the documents that nobody but the control plane reads."""
+    return ()

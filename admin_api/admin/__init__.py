@@ -1,0 +1,1 @@
+"""What only admins may see and change."""

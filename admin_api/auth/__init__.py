@@ -1,0 +1,1 @@
+"""Signing up, signing in, and everything about passwords and tokens."""

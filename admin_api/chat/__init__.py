@@ -1,0 +1,1 @@
+"""Conversations: sessions, messages and what they cost."""

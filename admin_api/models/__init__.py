@@ -1,0 +1,1 @@
+"""The model catalogue, as the playground shows it."""

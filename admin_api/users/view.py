@@ -1,0 +1,67 @@
+"""How a user and his keys look from outside."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from proxy.documents import ApiKeyDocument, User
+from proxy.gateway import Gateway
+
+
+async def view_user(user: User, gateway: Gateway) -> dict[str, Any]:
+    """Render a user with what he has used and what is left; never with a password."""
+    limits = gateway.authenticator.limits_of(user)
+    standing = await gateway.meter.standing(str(user.id), gateway.clock())
+    requests_left = max(
+        0,
+        min(
+            limits.daily_requests - standing.daily_requests,
+            limits.monthly_requests - standing.monthly_requests,
+        ),
+    )
+    tokens_left = max(0, limits.monthly_tokens - standing.monthly_tokens)
+    keys = await ApiKeyDocument.find(ApiKeyDocument.userId == user.id).sort("-createdAt").limit(100).to_list()
+    return {
+        "_id": str(user.id),
+        "id": str(user.id),
+        "name": user.name,
+        "email": user.email,
+        "role": user.role,
+        "isActive": user.isActive,
+        "bio": user.bio,
+        "preferences": user.preferences.model_dump(),
+        "usageLimits": {
+            "dailyRequests": limits.daily_requests,
+            "monthlyRequests": limits.monthly_requests,
+            "monthlyTokens": limits.monthly_tokens,
+        },
+        "stats": {
+            "messagesGenerated": standing.requests,
+            "tokensUsed": standing.tokens,
+            "totalCost": {"usd": float(standing.cost_usd), "inr": float(standing.cost_inr)},
+            "lastActive": user.stats.lastActive,
+            "loginCount": user.stats.loginCount,
+        },
+        "apiKeys": [view_api_key(key) for key in keys],
+        "credits": requests_left,
+        "tokens": {"balance": tokens_left, "used": standing.monthly_tokens},
+        "createdAt": user.createdAt,
+        "updatedAt": user.updatedAt,
+    }
+
+
+def view_api_key(key: ApiKeyDocument) -> dict[str, Any]:
+    """Render a key without what could be used in its place."""
+    return {
+        "id": str(key.id),
+        "name": key.name,
+        "prefix": "aipasta_",
+        "lastFour": key.lastFour,
+        "permissions": key.permissions,
+        "allowedModels": key.allowedModels,
+        "onDisconnect": key.onDisconnect,
+        "expiresAt": key.expiresAt,
+        "lastUsed": key.lastUsed,
+        "isActive": key.isActive,
+        "createdAt": key.createdAt,
+    }

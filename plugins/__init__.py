@@ -1,0 +1,1 @@
+"""What a provider is: plugins describe HTTP, and perform none."""

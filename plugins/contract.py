@@ -1,0 +1,228 @@
+"""The contract between the gateway and a provider: frozen values, and one protocol of pure functions.
+
+A plugin says which HTTP request asks its provider for something and what an answer means. It opens no
+connection, reads no clock and no environment; `proxy.relay` performs what it describes.
+
+Words: a *provider* is the company, a *plugin* our code for it, a *backing* the machine park behind a router
+(OpenRouter's "DeepInfra", Hugging Face's "groq"). Money is USD as `Decimal`; `None` always means unknown and
+never zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+from enum import StrEnum
+from typing import Any, Protocol, runtime_checkable
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamRequest:
+    """One HTTP request for the relay to perform; `path` is relative to the provider's base URL."""
+
+    method: str
+    path: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class PriceOverride:
+    """Prices that replace the base ones once a prompt is longer than `min_prompt_tokens` (strictly greater)."""
+
+    min_prompt_tokens: int
+    prompt: Decimal | None = None
+    completion: Decimal | None = None
+    cache_read: Decimal | None = None
+    cache_write: Decimal | None = None
+    cache_write_1h: Decimal | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """What a model costs: USD per token, but `request` per call, `image` per input image, `web_search` per search.
+
+    A cache price of `None` means that the provider publishes none and bills the prompt price. Output in pictures or
+    sound counts in the completion tokens, at `image_output` and `audio_output` where they are given: a hold must
+    cover the dearest of the three. `overrides` ascend by threshold, and the last one that applies wins.
+    """
+
+    prompt: Decimal
+    completion: Decimal
+    cache_read: Decimal | None = None
+    cache_write: Decimal | None = None
+    cache_write_1h: Decimal | None = None
+    request: Decimal = Decimal(0)
+    image: Decimal | None = None
+    audio: Decimal | None = None
+    image_output: Decimal | None = None
+    audio_output: Decimal | None = None
+    web_search: Decimal | None = None
+    discount: Decimal = Decimal(0)
+    overrides: tuple[PriceOverride, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Offering:
+    """One backing's offer of a model, for routers that publish a price for each."""
+
+    backing: str
+    price: Price | None
+    context_length: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """A model as its provider describes it. `price` is `None` where the provider names none (or a variable one)."""
+
+    id: str
+    name: str
+    price: Price | None
+    is_free: bool = False
+    description: str = ""
+    created: int = 0
+    owned_by: str = ""
+    context_length: int | None = None
+    max_output_tokens: int | None = None
+    input_modalities: tuple[str, ...] = ("text",)
+    output_modalities: tuple[str, ...] = ("text",)
+    supported_parameters: tuple[str, ...] = ()
+    offerings: tuple[Offering, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a provider says it counted.
+
+    `cached_tokens` and `cache_write_tokens` are parts of `prompt_tokens`; `reasoning_tokens` is a part of
+    `completion_tokens`. `cost` is what the provider debits; with `is_byok` that is its fee alone and
+    `upstream_cost` is what the owner of the key pays on top.
+    """
+
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int = 0
+    cache_write_tokens: int = 0
+    reasoning_tokens: int = 0
+    web_searches: int = 0
+    cost: Decimal | None = None
+    upstream_cost: Decimal | None = None
+    is_byok: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What the response headers of a provider tell before its first byte."""
+
+    generation_id: str | None = None
+    backing: str | None = None
+
+
+class FailureKind(StrEnum):
+    """Why a provider did not answer, in terms of what the gateway does about it."""
+
+    INVALID_REQUEST = "invalid_request"
+    TOO_LARGE = "too_large"
+    CREDENTIALS = "credentials"
+    CREDITS = "credits"
+    IN_FLIGHT_BUDGET = "in_flight_budget"
+    MODERATION = "moderation"
+    FORBIDDEN = "forbidden"
+    NOT_FOUND = "not_found"
+    TIMEOUT = "timeout"
+    RATE_LIMIT = "rate_limit"
+    PROVIDER = "provider"
+    UNREACHABLE = "unreachable"
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A provider's refusal. `message` is the provider's own text; who may see it is the gateway's decision."""
+
+    kind: FailureKind
+    message: str
+    status: int | None = None
+    retry_after: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ChatCall:
+    """A chat request on its way to a provider: the caller's body with the routing already decided.
+
+    `body` is the caller's, minus what the gateway decides itself; `model` is the provider's id. `max_tokens`
+    is the output cap that the gateway holds for (`None`: the caller named none and nothing limits him).
+    `max_price`, where the caller's budget demands one, is the highest price that the hold covers.
+    """
+
+    body: Mapping[str, Any]
+    model: str
+    stream: bool
+    max_tokens: int | None
+    max_price: Price | None = None
+
+
+@runtime_checkable
+class Provider(Protocol):
+    """A configured provider. Every method is pure; none raises on what a provider may send."""
+
+    @property
+    def name(self) -> str:
+        """The configured name: the prefix in model ids, and the label in metrics and events."""
+
+    def models_request(self, api_key: str | None) -> UpstreamRequest:
+        """Describe the request for the provider's model list."""
+
+    def read_models(self, body: bytes) -> Sequence[ModelInfo]:
+        """Read that list; raise `ValueError` when it is not one."""
+
+    def chat_request(self, call: ChatCall, api_key: str | None) -> UpstreamRequest:
+        """Describe the request for a chat completion; usage is always asked for."""
+
+    def read_head(self, headers: Mapping[str, str]) -> Head:
+        """Read the response headers (lower-case names) of an answer."""
+
+    def read_backing(self, frame: Json) -> str | None:
+        """Find the name of the backing in a chunk or an answer."""
+
+    def read_usage(self, frame: Json) -> Usage | None:
+        """Find the usage record in a chunk or an answer, wherever this provider puts it."""
+
+    def read_error(self, frame: Json) -> Failure | None:
+        """Find an error in a chunk or an answer that came with status 200."""
+
+    def read_failure(self, status: int, headers: Mapping[str, str], body: bytes) -> Failure:
+        """Read an answer whose status is not 2xx."""
+
+    def base_id(self, model: str) -> str | None:
+        """Return the id without a routing suffix that leaves the record the same (`:nitro`), or `None`."""
+
+    def stops_billing(self, backing: str | None) -> bool:
+        """Say whether closing the connection of a stream stops the bill."""
+
+
+@runtime_checkable
+class SelfAnswering(Protocol):
+    """A provider that answers by itself, in this process, without a network."""
+
+    def respond(self, request: UpstreamRequest, *, request_id: str, now: int) -> tuple[int, Iterable[bytes]]:
+        """Answer `request` with a status and the pieces of a body; `now` is in seconds since 1970."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderOptions:
+    """What an operator configures of a provider, given to its plugin's factory."""
+
+    name: str
+    app_url: str | None = None
+    app_title: str | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Factory(Protocol):
+    """What an entry point of the group `aipasta.plugins` names."""
+
+    def __call__(self, options: ProviderOptions) -> Provider:
+        """Make the provider; raise `ValueError` with one line when an option is wrong."""

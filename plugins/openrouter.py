@@ -1,0 +1,179 @@
+"""OpenRouter: OpenAI's API with prices, a cost in every answer, and many backings behind one id.
+
+Law: a price that is not understood in full is no price, for a hold must cover the worst case.
+Sources: the OpenAPI description and guides in OpenRouterTeam/docs (August 2026), and live captures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from decimal import Decimal
+
+from plugins.contract import (
+    ChatCall,
+    Failure,
+    FailureKind,
+    Head,
+    Json,
+    ModelInfo,
+    Price,
+    PriceOverride,
+)
+from plugins.openai_compatible import OpenAICompatible, amount, clean, complaint, count, get, said, text
+
+# They steer the routing and share the record of the id without them. `:free` is a record of its own.
+ROUTING_SUFFIXES = frozenset({"nitro", "floor", "thinking", "extended", "online", "exacto"})
+
+# Guide "Streaming", list of backings whose stream a closed connection cancels, as letters and digits only.
+_CANCELLABLE = (
+    "openai azure anthropic fireworks mancer recursal anyscale lepton octoai novita deepinfra together cohere"
+    " hyperbolic infermatic avian xai cloudflare sfcompute nineteen liquid friendli chutes deepseek"
+)
+CANCELLABLE = frozenset(_CANCELLABLE.split())
+
+PRICES = {
+    "prompt": "prompt",
+    "completion": "completion",
+    "cache_read": "input_cache_read",
+    "cache_write": "input_cache_write",
+    "cache_write_1h": "input_cache_write_1h",
+    "request": "request",
+    "image": "image",
+    "audio": "audio",
+    "image_output": "image_output",
+    "audio_output": "audio_output",
+    "web_search": "web_search",
+    "discount": "discount",
+}
+OVERRIDABLE = ("prompt", "completion", "cache_read", "cache_write", "cache_write_1h")
+WINDOW_FIELDS = ("utc_start", "utc_end", "utc_days")
+MILLION = 6
+
+
+class OpenRouter(OpenAICompatible):
+    """The router at openrouter.ai."""
+
+    def headers(self, api_key: str | None) -> dict[str, str]:
+        """Add the application's name, which OpenRouter shows in its rankings."""
+        attribution = {"HTTP-Referer": self.options.app_url, "X-OpenRouter-Title": self.options.app_title}
+        return super().headers(api_key) | {name: value for name, value in attribution.items() if value}
+
+    def chat_body(self, call: ChatCall) -> Json:
+        """Forbid backings that are dearer than what is held; a lower bound of the caller's stays."""
+        body = super().chat_body(call)
+        if call.max_price is None:
+            return body
+        given = get(body, "provider")
+        routing = given if isinstance(given, dict) else {}
+        wanted = get(routing, "max_price")
+        bounds = wanted if isinstance(wanted, dict) else {}
+        ours = {
+            "prompt": call.max_price.prompt.scaleb(MILLION),
+            "completion": call.max_price.completion.scaleb(MILLION),
+            "request": call.max_price.request,  # the one that is not per million
+        }
+        body["provider"] = {**routing, "max_price": {**bounds, **_lowest(ours, bounds)}}
+        return body
+
+    def read_model(self, entry: Json) -> ModelInfo:
+        """Add what OpenRouter says beyond the plain list; its records name no owner but in the id."""
+        model = super().read_model(entry)
+        longest = count(get(get(entry, "top_provider"), "max_completion_tokens"))
+        return replace(
+            model,
+            price=read_price(get(entry, "pricing")),
+            is_free=model.id.endswith(":free") or model.id == "openrouter/free",
+            owned_by=model.id.partition("/")[0].lstrip("~"),
+            max_output_tokens=longest or None,
+        )
+
+    def read_head(self, headers: Mapping[str, str]) -> Head:
+        """Read the id under which OpenRouter keeps the bill of this generation."""
+        return Head(generation_id=headers.get("x-generation-id"))
+
+    def read_backing(self, frame: Json) -> str | None:
+        """Read the display name of the backing, which is in every chunk."""
+        return text(get(frame, "provider")) or None
+
+    def read_failure(self, status: int, headers: Mapping[str, str], body: bytes) -> Failure:
+        """Tell what a backing found wrong with a request, which OpenRouter hides behind a general sentence."""
+        failure = super().read_failure(status, headers, body)
+        if failure.kind is not FailureKind.INVALID_REQUEST or failure.message != "Provider returned error":
+            return failure
+        raw = text(get(get(complaint(body), "metadata"), "raw"))
+        return replace(failure, message=clean(said(complaint(raw.encode()))) or failure.message)
+
+    def base_id(self, model: str) -> str | None:
+        """Strip one suffix that only steers the routing."""
+        base, _, suffix = model.rpartition(":")
+        return base if base and suffix in ROUTING_SUFFIXES else None
+
+    def stops_billing(self, backing: str | None) -> bool:
+        """Say yes for the backings that OpenRouter lists; draining is the safe choice for all others."""
+        return "".join(filter(str.isalnum, (backing or "").lower())) in CANCELLABLE
+
+
+def _lowest(ours: Mapping[str, Decimal], bounds: Mapping[str, object]) -> dict[str, object]:
+    """Keep the caller's bound where it is lower; ours go as decimal strings, the type in the API's schema."""
+    chosen: dict[str, object] = {}
+    for name, price in ours.items():
+        wanted = amount(bounds.get(name))
+        chosen[name] = format(price, "f") if wanted is None or wanted > price else bounds[name]
+    return chosen
+
+
+def read_price(pricing: object) -> Price | None:
+    """Read a record's prices, or return `None` when one is variable ("-1") or not understood."""
+    given = {name: get(pricing, key) for name, key in PRICES.items() if get(pricing, key) is not None}
+    prices = {name: amount(value) for name, value in given.items()}
+    base = {name: price for name, price in prices.items() if price is not None}
+    if base.keys() != prices.keys() or not {"prompt", "completion"} <= base.keys():
+        return None
+    if base.get("discount", Decimal(0)) > 1:
+        return None
+    entries = get(pricing, "overrides") or []
+    conditions = [_condition(each) for each in entries] if isinstance(entries, list) else [None]
+    known = [each for each in conditions if each is not None]
+    if len(known) != len(conditions):
+        return None
+    worst = _worst(base, known, 0)
+    thresholds = sorted({threshold for threshold, _, _ in known if threshold})
+    steps = (PriceOverride(each, **_overridden(_worst(base, known, each))) for each in thresholds)
+    return replace(Price(worst["prompt"], worst["completion"]), **worst, overrides=tuple(steps))
+
+
+Condition = tuple[int, bool, dict[str, Decimal]]
+
+
+def _condition(entry: object) -> Condition | None:
+    """Read an override as threshold, whether it depends on the time of day, and prices."""
+    threshold = get(entry, "min_prompt_tokens")
+    tokens = 0 if threshold is None else count(threshold)
+    named = {name: get(entry, PRICES[name]) for name in OVERRIDABLE if get(entry, PRICES[name]) is not None}
+    prices = {name: amount(value) for name, value in named.items()}
+    known = {name: price for name, price in prices.items() if price is not None}
+    if not isinstance(entry, dict) or tokens is None or len(known) != len(named):
+        return None
+    return tokens, any(get(entry, each) is not None for each in WINDOW_FIELDS), known
+
+
+def _worst(base: Mapping[str, Decimal], conditions: list[Condition], threshold: int) -> dict[str, Decimal]:
+    """Work out the dearest prices of a prompt just over `threshold`, at whatever time of day.
+
+    Later entries win per price. One with a time window may apply or not while a request runs, so it
+    counts where it raises a price and is passed over where it lowers one: a hold is never too small.
+    """
+    worst = dict(base)
+    for least, is_timed, prices in conditions:
+        if least > threshold:
+            continue
+        for name, price in prices.items():
+            # Without a cache price of its own a token costs what a prompt token costs.
+            before = worst.get(name, worst["prompt"])
+            worst[name] = max(before, price) if is_timed else price
+    return worst
+
+
+def _overridden(prices: Mapping[str, Decimal]) -> dict[str, Decimal]:
+    return {name: prices[name] for name in OVERRIDABLE if name in prices}

@@ -1,0 +1,1 @@
+"""The data plane: everything that a request to /v1 passes through."""

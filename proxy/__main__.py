@@ -1,0 +1,178 @@
+"""The command line: `serve`, and the few things that an operator does without a browser.
+
+A problem that the operator can mend is one line and exit status 1, never a stack trace.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import getpass
+import os
+import secrets
+import socket
+import sys
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from pydantic import ValidationError
+
+from admin_api.auth import service as accounts
+from admin_api.auth.hashing import PasswordHasher
+from admin_api.users import service as keys
+from admin_api.users.schemas import NewApiKey
+from plugins.registry import PluginError
+from proxy import database, logs
+from proxy.core.routing import Role
+from proxy.database import DatabaseError
+from proxy.documents import SHARED, User
+from proxy.errors import GatewayError
+from proxy.mongod import EmbeddedMongod, MongodError, embedded_mongod
+from proxy.server import App, create_app, utc_now
+from proxy.settings import Settings, SettingsError, load
+
+_MOST_KEYS = 1_000
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; return the exit status."""
+    options = _parser().parse_args(arguments)
+    try:
+        settings = load()
+        logs.configure(settings.log_level)
+        status: int = options.command(settings, options)
+    except (SettingsError, MongodError, DatabaseError, PluginError, GatewayError) as exc:
+        print(f"error: {exc}", file=sys.stderr)
+        return 1
+    except ValidationError as exc:
+        reasons = ", ".join(item["msg"].removeprefix("Value error, ") for item in exc.errors())
+        print(f"error: {reasons}", file=sys.stderr)
+        return 1
+    return status
+
+
+def serve(settings: Settings, _options: argparse.Namespace) -> int:
+    """Serve until SIGTERM or Ctrl-C."""
+    listener = _listen(settings)
+    with _mongodb(settings) as (uri, embedded):
+        app = create_app(settings, uri, embedded=embedded)
+        app.after_server_start(_announce(settings, embedded))
+        app.run(sock=listener, single_process=True, access_log=False, motd=False)
+    return 0
+
+
+def create_key(settings: Settings, options: argparse.Namespace) -> int:
+    """Make an API key for a user and print it."""
+
+    async def create() -> None:
+        user = await User.find_one(User.email == options.email.strip().lower())
+        if user is None or user.id is None:
+            raise SettingsError(f"no user has the e-mail {options.email}")
+        wish = NewApiKey(name=options.name, expiresIn="never")
+        secret, _ = await keys.create_api_key(user.id, wish, most=_MOST_KEYS, now=utc_now())
+        print(secret)
+
+    return _with_database(settings, create)
+
+
+def create_admin(settings: Settings, options: argparse.Namespace) -> int:
+    """Make an account with the role admin, or give the role to the one that exists."""
+
+    async def create() -> None:
+        existing = await User.find_one(User.email == options.email.strip().lower())
+        if existing is not None:
+            await existing.update({"$set": {"role": Role.ADMIN, "isActive": True, "updatedAt": utc_now()}})
+            print(f"{existing.email} is an admin now; the password is unchanged")
+            return
+        password, is_ours = _new_password()
+        await accounts.ensure_admin(options.email, password, PasswordHasher(), now=utc_now())
+        print(f"{options.email} is an admin now" + (f"; the password is {password}" if is_ours else ""))
+
+    return _with_database(settings, create)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m proxy", description="The AI Pasta gateway.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    commands.add_parser("serve", help="serve until SIGTERM or Ctrl-C").set_defaults(command=serve)
+    key = commands.add_parser("keys", help="API keys").add_subparsers(required=True, metavar="ACTION")
+    make_key = key.add_parser("create", help="make a key for a user and print it")
+    make_key.add_argument("--email", required=True, help="whose key it is")
+    make_key.add_argument("--name", default="command line", help="what the key is called")
+    make_key.set_defaults(command=create_key)
+    admin = commands.add_parser("admin", help="admins").add_subparsers(required=True, metavar="ACTION")
+    make_admin = admin.add_parser("create", help="make an admin, or give an existing user the role")
+    make_admin.add_argument("--email", required=True, help="who becomes an admin")
+    make_admin.set_defaults(command=create_admin)
+    return parser
+
+
+def _listen(settings: Settings) -> socket.socket:
+    family = socket.AF_INET6 if ":" in settings.listen_host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((settings.listen_host, settings.port))
+    except OSError as exc:
+        listener.close()
+        address = f"{settings.listen_host}:{settings.port}"
+        raise SettingsError(f"HOST, PORT: cannot listen on {address}: {exc.strerror}") from exc
+    return listener
+
+
+@contextmanager
+def _mongodb(settings: Settings) -> Iterator[tuple[str, EmbeddedMongod | None]]:
+    """Yield where the database is; without MONGODB_URI it is a child of ours."""
+    if settings.mongodb_uri:
+        yield settings.mongodb_uri, None
+        return
+    with embedded_mongod(settings.data_dir) as mongod:
+        yield mongod.uri, mongod
+
+
+def _with_database(settings: Settings, work: Callable[[], Awaitable[None]]) -> int:
+    async def run(uri: str) -> None:
+        client = database.connect(uri)
+        try:
+            await database.prepare(database.database_of(client, settings.database), SHARED)
+            await work()
+        finally:
+            await client.close()
+
+    with _mongodb(settings) as (uri, _):
+        asyncio.run(run(uri))
+    return 0
+
+
+def _new_password() -> tuple[str, bool]:
+    """Return the password to use, and whether it was made up here."""
+    if os.isatty(sys.stdin.fileno()):
+        return getpass.getpass("Password for the new admin: "), False
+    return secrets.token_urlsafe(18), True
+
+
+def _announce(
+    settings: Settings, embedded: EmbeddedMongod | None
+) -> Callable[[App], Coroutine[Any, Any, None]]:
+    """Say what runs, where, and how to get a first key."""
+
+    async def announce(app: App) -> None:
+        address = "localhost" if settings.listen_host in ("127.0.0.1", "0.0.0.0") else settings.listen_host  # noqa: S104
+        base = f"http://{address}:{settings.port}"
+        catalogue = app.ctx.gateway.catalog.current
+        providers = ", ".join(f"{name} ({len(models)} models)" for name, models in catalogue.entries.items())
+        where = f"embedded MongoDB in {settings.data_dir}" if embedded else "MongoDB at MONGODB_URI"
+        print(f"AI Pasta gateway ({settings.environment}) on {base}/v1, with {where}")
+        print(f"providers: {providers or 'none: set OPENROUTER_API_KEY or HUGGINGFACE_API_KEY'}")
+        print("a first key:")
+        print(f"  curl -s {base}/api/auth/register -H 'Content-Type: application/json' \\")
+        print("""    -d '{"name":"Asha","email":"asha@example.com","password":"a long secret"}'""")
+        print(f"  curl -s {base}/api/user/api-keys -H 'Content-Type: application/json' \\")
+        print("""    -H "Authorization: Bearer $TOKEN" -d '{"name":"first"}'""", flush=True)
+
+    return announce
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,152 @@
+"""From a Bearer key to a `Caller`: looked up once a second at most, refused only when we know that it is wrong.
+
+A revoked key, a deactivated user or a changed role takes effect on every worker within `FRESH_SECONDS`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from pymongo.errors import PyMongoError
+
+from proxy import security
+from proxy.core.limits import UserLimits
+from proxy.core.routing import Role
+from proxy.database import lost
+from proxy.documents import ApiKeyDocument, User
+from proxy.errors import PermissionDenied, Unauthenticated
+from proxy.settings import Limits
+
+FRESH_SECONDS = 1.0
+_MOST_ENTRIES = 10_000
+_LAST_USED_STEP = timedelta(minutes=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who is asking, and what he may do."""
+
+    user_id: str
+    role: Role
+    limits: UserLimits
+    key_id: str | None = None
+    allowed_models: frozenset[str] | None = None
+    permissions: frozenset[str] = frozenset({"chat", "models"})
+    on_disconnect: str = "auto"
+    expires_at: datetime | None = None
+
+    def require(self, permission: str) -> None:
+        """Raise `PermissionDenied` when the key was not made for this."""
+        if permission not in self.permissions:
+            raise PermissionDenied(f"This API key does not have the permission `{permission}`.")
+
+
+class Authenticator:
+    """The callers of the last second, by the hash of their keys."""
+
+    def __init__(self, limits: Limits, *, clock: Callable[[], datetime]) -> None:
+        """Use the role's default limits and this clock."""
+        self._limits = limits
+        self._clock = clock
+        self._known: OrderedDict[str, tuple[float, Caller | None]] = OrderedDict()
+        self._lookups: dict[str, asyncio.Task[Caller | None]] = {}
+        self._notes: set[asyncio.Task[None]] = set()
+
+    async def caller(self, authorization: str | None) -> Caller:
+        """Return who holds the key; raise `Unauthenticated`, or `Unavailable` when the database cannot be asked."""
+        scheme, _, secret = (authorization or "").partition(" ")
+        secret = secret.strip()
+        if not secret or scheme.lower() != "bearer":
+            raise Unauthenticated(
+                "You did not provide an API key. Send it as `Authorization: Bearer <key>`.",
+                code="missing_api_key",
+            )
+        if not security.is_well_formed_key(secret):
+            raise _wrong_key()
+        digest = security.key_digest(secret)
+        fresh_until, caller = self._known.get(digest, (0.0, None))
+        if asyncio.get_running_loop().time() >= fresh_until:
+            caller = await self._look_up(digest)
+        if caller is None or (caller.expires_at is not None and caller.expires_at <= self._clock()):
+            raise _wrong_key()
+        return caller
+
+    def limits_of(self, user: User) -> UserLimits:
+        """Return a user's limits: an admin's overrides over the role's defaults."""
+        return _limits(user.usageLimits.model_dump(), self._limits.of_role(user.role))
+
+    async def _look_up(self, digest: str) -> Caller | None:
+        """Ask the database, once for all that wait for the same key."""
+        task = self._lookups.get(digest)
+        if task is None:
+            task = self._lookups[digest] = asyncio.create_task(self._fetch(digest))
+            task.add_done_callback(lambda _: self._lookups.pop(digest, None))
+        return await asyncio.shield(task)
+
+    async def _fetch(self, digest: str) -> Caller | None:
+        keys = ApiKeyDocument.get_pymongo_collection()
+        join = {"from": User.get_settings().name, "localField": "userId", "foreignField": "_id", "as": "user"}
+        try:
+            cursor = await keys.aggregate([{"$match": {"digest": digest}}, {"$lookup": join}])
+            found = await cursor.to_list(1)
+        except PyMongoError as exc:
+            raise lost(exc) from exc
+        caller = self._read(found[0]) if found else None
+        if caller is not None:
+            self._note_use(found[0])
+        self._known[digest] = (asyncio.get_running_loop().time() + FRESH_SECONDS, caller)
+        self._known.move_to_end(digest)
+        if len(self._known) > _MOST_ENTRIES:
+            self._known.popitem(last=False)
+        return caller
+
+    def _read(self, key: Mapping[str, Any]) -> Caller | None:
+        user = key["user"][0] if key["user"] else None
+        if user is None or not key["isActive"] or not user.get("isActive", True):
+            return None
+        role = Role(user["role"])
+        allowed = key.get("allowedModels")
+        return Caller(
+            user_id=str(user["_id"]),
+            role=role,
+            limits=_limits(user.get("usageLimits") or {}, self._limits.of_role(role)),
+            key_id=str(key["_id"]),
+            allowed_models=None if allowed is None else frozenset(allowed),
+            permissions=frozenset(key["permissions"]),
+            on_disconnect=key.get("onDisconnect", "auto"),
+            expires_at=key.get("expiresAt"),
+        )
+
+    def _note_use(self, key: Mapping[str, Any]) -> None:
+        now, last = self._clock(), key.get("lastUsed")
+        if last is not None and now - last < _LAST_USED_STEP:
+            return
+        task = asyncio.create_task(_write_last_use(key["_id"], now))
+        self._notes.add(task)
+        task.add_done_callback(self._notes.discard)
+
+
+def _limits(overrides: Mapping[str, Any], defaults: UserLimits) -> UserLimits:
+    chosen = (
+        (overrides.get("dailyRequests"), defaults.daily_requests),
+        (overrides.get("monthlyRequests"), defaults.monthly_requests),
+        (overrides.get("monthlyTokens"), defaults.monthly_tokens),
+    )
+    return UserLimits(*(default if own is None else own for own, default in chosen))
+
+
+async def _write_last_use(key_id: object, now: datetime) -> None:
+    keys = ApiKeyDocument.get_pymongo_collection()
+    try:
+        await keys.update_one({"_id": key_id}, {"$max": {"lastUsed": now}})
+    except PyMongoError:
+        return  # a remark, not money: the next use writes it
+
+
+def _wrong_key() -> Unauthenticated:
+    return Unauthenticated("Incorrect API key provided.")

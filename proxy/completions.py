@@ -1,0 +1,155 @@
+"""One call: admit, route, relay, settle. The only way to a provider, for /v1 and for the playground alike.
+
+A call lives in a task of its own that the client's leaving does not cancel, so that what was used is recorded
+whatever becomes of the connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from proxy.auth import Caller
+from proxy.catalog import Catalog
+from proxy.core import limits, routing
+from proxy.core.chat import ChatRequest
+from proxy.core.routing import Target
+from proxy.documents import Outcome
+from proxy.errors import Unavailable
+from proxy.exchange import Answer, Client, Exchange, Plan, Services
+from proxy.metering.contract import Want
+from proxy.settings import Limits
+
+_ABORT_SECONDS = 5.0
+_TICK_SECONDS = 1.0
+_PING_SECONDS = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One request for a completion, from whoever asks."""
+
+    request_id: str
+    caller: Caller
+    chat: ChatRequest
+    at: datetime
+    session_id: str | None = None
+
+
+class Completions:
+    """The calls of this process."""
+
+    def __init__(
+        self, services: Services, catalog: Catalog, bounds: Limits, *, keep_alive_seconds: float
+    ) -> None:
+        """Serve with these."""
+        self._services = services
+        self._catalog = catalog
+        self._bounds = bounds
+        self._keep_alive_seconds = keep_alive_seconds
+        self._running: dict[asyncio.Task[Answer], Exchange] = {}
+        self._ticker: asyncio.Task[None] | None = None
+        self._is_draining = False
+
+    @property
+    def is_draining(self) -> bool:
+        """Say whether new calls are refused because the process is about to end."""
+        return self._is_draining
+
+    async def start(self) -> None:
+        """Begin to keep silent streams alive."""
+        self._ticker = asyncio.create_task(self._keep_alive(), name="keep-alive")
+
+    async def create(self, call: Call, client: Client) -> Answer:
+        """Serve one call; a stream goes to `client`, everything else is the answer's body.
+
+        Raises the `GatewayError` that refused it. When the awaiting task is cancelled, the client has left: the
+        call goes on by itself to its end.
+        """
+        if self._is_draining:
+            raise Unavailable("This gateway is shutting down; try again.", retry_after=1)
+        if len(self._running) >= self._bounds.concurrent_requests:
+            raise Unavailable(
+                "This gateway is at its limit of concurrent requests; try again.", retry_after=1
+            )
+        exchange = Exchange(self._plan(call), client, self._services)
+        task = asyncio.create_task(exchange.run())
+        self._running[task] = exchange
+        self._services.metrics.in_flight.inc()
+        task.add_done_callback(self._forget)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            exchange.client_left()
+            raise
+
+    async def drain(self, seconds: float) -> None:
+        """Refuse new calls, let the running ones end, and after `seconds` end those that still run."""
+        self._is_draining = True
+        if self._running:
+            await asyncio.wait(list(self._running), timeout=seconds)
+        for exchange in self._running.values():
+            exchange.abort(Outcome.SHUTDOWN)
+        unfinished = [*self._running, *self._services.settlements]
+        if unfinished:
+            await asyncio.wait(unfinished, timeout=_ABORT_SECONDS)
+        if self._services.settlements:
+            await asyncio.wait(self._services.settlements, timeout=_ABORT_SECONDS)
+        if self._ticker is not None:
+            self._ticker.cancel()
+
+    def _forget(self, task: asyncio.Task[Answer]) -> None:
+        del self._running[task]
+        self._services.metrics.in_flight.dec()
+        if not task.cancelled():
+            task.exception()  # whoever still waits has it; a client that left must not leave a warning behind
+
+    async def _keep_alive(self) -> None:
+        tick = min(_TICK_SECONDS, self._keep_alive_seconds)
+        while True:
+            await asyncio.sleep(tick)
+            for exchange in list(self._running.values()):
+                with contextlib.suppress(TimeoutError):
+                    # A reader that is too slow even for a comment must not keep the others waiting.
+                    async with asyncio.timeout(_PING_SECONDS):
+                        await exchange.keep_alive(self._keep_alive_seconds)
+
+    def _plan(self, call: Call) -> Plan:
+        """Decide all that needs no waiting: where the call may go, and what has to be held for it."""
+        caller = call.caller
+        targets = routing.route(call.chat, self._catalog.current, caller.role, caller.allowed_models)
+        return Plan(call.chat, tuple(targets), self._want(call, targets), caller.on_disconnect)
+
+    def _want(self, call: Call, targets: Sequence[Target]) -> Want:
+        chat, media = call.chat, self._bounds.media
+        context = _largest(target.entry.info.context_length for target in targets)
+        most = _largest(target.entry.info.max_output_tokens for target in targets)
+        return Want(
+            request_id=call.request_id,
+            user_id=call.caller.user_id,
+            key_id=call.caller.key_id,
+            session_id=call.session_id,
+            at=call.at,
+            limits=call.caller.limits,
+            prompt_tokens=limits.prompt_bound(chat, context, media),
+            prompt_estimate=limits.prompt_estimate(chat, context, media),
+            output_tokens=limits.output_wish(chat, most, self._bounds.default_output_tokens),
+            choices=chat.choices,
+            requested_model=chat.model,
+            provider=targets[0].entry.provider,
+            model=targets[0].model,
+            stream=chat.stream,
+        )
+
+
+def _largest(values: Iterable[int | None]) -> int | None:
+    """Return the largest value, or `None` if one is unknown and so may be larger."""
+    known = []
+    for value in values:
+        if value is None:
+            return None
+        known.append(value)
+    return max(known, default=None)

@@ -1,0 +1,83 @@
+"""What an exchange used and costs: the provider's usage record where there is one, else a marked estimate."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from plugins.contract import Usage
+from proxy.core import limits, pricing
+from proxy.core.pricing import ZERO, Charge, CostSource
+from proxy.core.routing import Entry
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """The tokens of a request; `cached` and `cache_write` are parts of `prompt`, `reasoning` of `completion`."""
+
+    prompt: int = 0
+    completion: int = 0
+    cached: int = 0
+    cache_write: int = 0
+    reasoning: int = 0
+
+    @property
+    def total(self) -> int:
+        """Return what counts against a token limit."""
+        return self.prompt + self.completion
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """What came back from a provider: its usage record, or what we saw go by."""
+
+    usage: Usage | None = None
+    backing: str | None = None
+    deltas: int = 0
+    output_bytes: int = 0
+
+    @property
+    def has_output(self) -> bool:
+        """Say whether any part of an answer came."""
+        return self.deltas > 0 or (self.usage is not None and self.usage.completion_tokens > 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Bill:
+    """The tokens and the cost of one exchange."""
+
+    tokens: Counted
+    charge: Charge
+
+
+NOTHING = Bill(Counted(), Charge(ZERO, CostSource.NOTHING_SERVED, estimated=False))
+
+
+def bill(entry: Entry, served: Served, *, prompt_estimate: int, has_failed: bool) -> Bill:
+    """Make the bill of an exchange with `entry`.
+
+    `has_failed` means that the provider itself reported an error; it does not bill for one without an answer.
+    A stream that was cut before its usage record is estimated from the prompt and from what was delivered.
+    """
+    usage = served.usage
+    if usage is not None:
+        return Bill(_counted(usage), _charge(entry, usage, served.backing))
+    if has_failed and not served.has_output:
+        return NOTHING
+    completion = limits.completion_estimate(served.deltas, served.output_bytes)
+    guess = Usage(prompt_estimate, completion)
+    charge = _charge(entry, guess, served.backing)
+    return Bill(_counted(guess), Charge(charge.cost, charge.source, estimated=True))
+
+
+def _charge(entry: Entry, usage: Usage, backing: str | None) -> Charge:
+    return pricing.charge(entry.info, usage, backing, declared_free=entry.is_declared_free)
+
+
+def _counted(usage: Usage) -> Counted:
+    return Counted(
+        prompt=usage.prompt_tokens,
+        completion=usage.completion_tokens,
+        cached=usage.cached_tokens,
+        cache_write=usage.cache_write_tokens,
+        reasoning=usage.reasoning_tokens,
+    )

@@ -1,0 +1,90 @@
+"""What a provider's refusal becomes for our caller: one table, and the rule for whose words he may read.
+
+A fault of the caller's request carries the provider's message, without addresses. A fault of our account with
+the provider (key, credits, permissions) is our own trouble, and its text stays with us.
+"""
+
+from __future__ import annotations
+
+import re
+
+from plugins.contract import Failure, FailureKind
+from proxy.errors import (
+    ContentPolicy,
+    GatewayError,
+    InvalidRequest,
+    NotFound,
+    PayloadTooLarge,
+    ProviderFailed,
+    ProviderRateLimited,
+    ProviderTimeout,
+    Unavailable,
+)
+
+_ADDRESS = re.compile(r"(?:https?://|www\.)\S+")
+_SECRET = re.compile(r"\b(?:sk|hf|aipasta)[-_][\w.*-]{4,}|\bBearer\s+\S+", re.IGNORECASE)
+
+_CLASSES: dict[FailureKind, type[GatewayError]] = {
+    FailureKind.INVALID_REQUEST: InvalidRequest,
+    FailureKind.TOO_LARGE: PayloadTooLarge,
+    FailureKind.CREDENTIALS: ProviderFailed,
+    FailureKind.CREDITS: ProviderFailed,
+    FailureKind.IN_FLIGHT_BUDGET: Unavailable,
+    FailureKind.MODERATION: ContentPolicy,
+    FailureKind.FORBIDDEN: ProviderFailed,
+    FailureKind.NOT_FOUND: NotFound,
+    FailureKind.TIMEOUT: ProviderTimeout,
+    FailureKind.RATE_LIMIT: ProviderRateLimited,
+    FailureKind.PROVIDER: ProviderFailed,
+    FailureKind.UNREACHABLE: Unavailable,
+}
+_OWN_WORDS = {
+    FailureKind.CREDENTIALS: "The provider {provider} refuses this gateway's account; the operator has been told.",
+    FailureKind.CREDITS: "This gateway's account with the provider {provider} is exhausted; the operator has been told.",
+    FailureKind.FORBIDDEN: "The provider {provider} does not allow this gateway's account to do that.",
+    FailureKind.IN_FLIGHT_BUDGET: "The provider {provider} has too many of this gateway's requests in flight.",
+    FailureKind.UNREACHABLE: "The provider {provider} cannot be reached.",
+}
+_ELSEWHERE = frozenset(
+    {
+        FailureKind.CREDENTIALS,
+        FailureKind.CREDITS,
+        FailureKind.IN_FLIGHT_BUDGET,
+        FailureKind.FORBIDDEN,
+        FailureKind.NOT_FOUND,
+        FailureKind.TIMEOUT,
+        FailureKind.RATE_LIMIT,
+        FailureKind.PROVIDER,
+        FailureKind.UNREACHABLE,
+    }
+)
+_DEFAULT_RETRY_SECONDS = 2.0
+
+
+def error_for(failure: Failure, provider: str) -> GatewayError:
+    """Make the error that a caller sees when `provider` has failed and nobody else could serve."""
+    kind = _CLASSES[failure.kind]
+    own_words = _OWN_WORDS.get(failure.kind)
+    message = own_words.format(provider=provider) if own_words else clean(failure.message)
+    retry_after = failure.retry_after
+    if issubclass(kind, Unavailable | ProviderRateLimited) and retry_after is None:
+        retry_after = _DEFAULT_RETRY_SECONDS
+    caller_is_wrong = kind in (InvalidRequest, PayloadTooLarge, ContentPolicy, NotFound)
+    return kind(
+        message,
+        code="model_not_found" if kind is NotFound else None,
+        retry_after=retry_after,
+        # Every target has been tried by now; an SDK that tries again at once only adds load.
+        should_retry=None if caller_is_wrong else False,
+        details={} if caller_is_wrong else {"provider": provider},
+    )
+
+
+def may_work_elsewhere(failure: Failure) -> bool:
+    """Say whether another target could serve what this one refused."""
+    return failure.kind in _ELSEWHERE
+
+
+def clean(message: str) -> str:
+    """Take addresses and anything that looks like a secret out of a provider's text."""
+    return _SECRET.sub("[removed]", _ADDRESS.sub("[link]", message))

@@ -1,0 +1,101 @@
+"""Limits: what a request may take of each, in which window, and what is held for its worst case.
+
+A window is a part of a counter's name, in UTC, so nothing is ever reset: tomorrow has another counter.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
+
+from proxy.core.chat import ChatRequest
+
+TOKENS_PER_MESSAGE = 16
+"""Upper bound of what a chat template adds around one message."""
+
+FEWEST_TOKENS = 16
+"""Some providers refuse a smaller output cap, and nobody can use a smaller answer."""
+
+_BYTES_PER_TOKEN = 4
+
+
+@dataclass(frozen=True, slots=True)
+class UserLimits:
+    """What a user may use: requests a day and a month, tokens (prompt and completion) a month."""
+
+    daily_requests: int
+    monthly_requests: int
+    monthly_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class MediaTokens:
+    """The operator's upper bounds for one image, one audio clip and one file in a prompt, in tokens."""
+
+    image: int
+    audio: int
+    file: int
+
+
+class Windows(NamedTuple):
+    """The counters' names that a request admitted at one moment belongs to."""
+
+    daily_requests: str
+    monthly_requests: str
+    monthly_tokens: str
+
+
+def windows(now: datetime) -> Windows:
+    """Name the windows of a moment."""
+    day, month = now.strftime("%Y%m%d"), now.strftime("%Y%m")
+    return Windows(f"Dr_{day}", f"Mr_{month}", f"Mt_{month}")
+
+
+def day_ends(now: datetime) -> datetime:
+    """Return the start of the next UTC day."""
+    return datetime(now.year, now.month, now.day, tzinfo=UTC) + timedelta(days=1)
+
+
+def month_ends(now: datetime) -> datetime:
+    """Return the start of the next UTC month."""
+    year, month = (now.year + 1, 1) if now.month == 12 else (now.year, now.month + 1)  # noqa: PLR2004
+    return datetime(year, month, 1, tzinfo=UTC)
+
+
+def prompt_bound(request: ChatRequest, context_length: int | None, media: MediaTokens) -> int:
+    """Return the most tokens that the prompt can have."""
+    prompt = request.prompt
+    bound = (
+        prompt.text_bytes
+        + prompt.messages * TOKENS_PER_MESSAGE
+        + prompt.images * media.image
+        + prompt.audios * media.audio
+        + prompt.files * media.file
+    )
+    return bound if context_length is None else min(bound, context_length)
+
+
+def prompt_estimate(request: ChatRequest, context_length: int | None, media: MediaTokens) -> int:
+    """Return a fair guess of the prompt's tokens, for answers that come without a usage record."""
+    prompt = request.prompt
+    guess = (
+        -(-prompt.text_bytes // _BYTES_PER_TOKEN)
+        + prompt.messages * _BYTES_PER_TOKEN
+        + prompt.images * media.image
+        + prompt.audios * media.audio
+        + prompt.files * media.file
+    )
+    return guess if context_length is None else min(guess, context_length)
+
+
+def output_wish(request: ChatRequest, most: int | None, default: int) -> int:
+    """Return the output cap of one choice: the caller's, else the smaller of the model's and the default."""
+    if request.max_tokens is not None:
+        return request.max_tokens if most is None else min(request.max_tokens, most)
+    return default if most is None else min(default, most)
+
+
+def completion_estimate(deltas: int, output_bytes: int) -> int:
+    """Return a fair guess of the tokens in a stream that was cut before its usage record."""
+    return max(deltas, -(-output_bytes // _BYTES_PER_TOKEN))

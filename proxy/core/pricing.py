@@ -1,0 +1,148 @@
+"""Money: what a usage record costs at a price, and what a request can cost at most.
+
+The rules are those that OpenRouter's and Hugging Face's own bills follow: cached and cache-write tokens are
+parts of the prompt and have prices of their own, reasoning tokens are already inside the completion, a
+provider's own figure beats every table. All amounts are `Decimal` USD; `to_pico` is the one place where money
+is rounded, for the integer counters.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass, fields, replace
+from decimal import ROUND_HALF_EVEN, Decimal
+from enum import StrEnum
+
+from plugins.contract import ModelInfo, Price, Usage
+
+ZERO = Decimal(0)
+_PICO = Decimal(10) ** 12
+
+
+class CostSource(StrEnum):
+    """Where an event's cost comes from, best first."""
+
+    PROVIDER = "provider"
+    PRICE_TABLE = "price_table"
+    DECLARED = "declared"
+    NOTHING_SERVED = "nothing_served"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Charge:
+    """What one answer costs, and how we know. `cost` is `None` only when nobody can tell."""
+
+    cost: Decimal | None
+    source: CostSource
+    estimated: bool
+
+
+def to_pico(usd: Decimal) -> int:
+    """Convert USD to whole pico-dollars (10^-12 USD), half to even: the unit of every counter."""
+    return int((usd * _PICO).to_integral_value(rounding=ROUND_HALF_EVEN))
+
+
+def from_pico(pico: int) -> Decimal:
+    """Convert pico-dollars back to USD."""
+    return Decimal(pico) / _PICO
+
+
+def cost_of(price: Price, usage: Usage) -> Decimal:
+    """Compute the cost of `usage` from a price table."""
+    price = effective(price, usage.prompt_tokens)
+    uncached = usage.prompt_tokens - usage.cached_tokens - usage.cache_write_tokens
+    total = (
+        uncached * price.prompt
+        + usage.cached_tokens * _either(price.cache_read, price.prompt)
+        + usage.cache_write_tokens * _either(price.cache_write, price.prompt)
+        + usage.completion_tokens * price.completion
+        + price.request
+        + usage.web_searches * _either(price.web_search, ZERO)
+    )
+    return total * (1 - price.discount)
+
+
+def effective(price: Price, prompt_tokens: int) -> Price:
+    """Apply the overrides that a prompt of this length triggers; a later one wins, field by field."""
+    for override in price.overrides:
+        if prompt_tokens > override.min_prompt_tokens:
+            price = replace(
+                price,
+                prompt=_either(override.prompt, price.prompt),
+                completion=_either(override.completion, price.completion),
+                cache_read=_first(override.cache_read, price.cache_read),
+                cache_write=_first(override.cache_write, price.cache_write),
+            )
+    return price
+
+
+def charge(model: ModelInfo, usage: Usage, backing: str | None, *, declared_free: bool) -> Charge:
+    """Decide what an answer costs: the provider's figure, else the table of whoever served it.
+
+    Without the name of the backing, or without a price of its own, the model's price (the highest among its
+    backings) is an upper bound and marked as an estimate. `declared_free` is the operator's word that a model
+    without any price costs nothing.
+    """
+    if usage.cost is not None:
+        # With the owner's own key at the backing (BYOK) `cost` is the router's fee alone.
+        own = usage.upstream_cost if usage.is_byok and usage.upstream_cost is not None else ZERO
+        return Charge(usage.cost + own, CostSource.PROVIDER, estimated=False)
+    for offering in model.offerings:
+        if offering.backing == backing and offering.price is not None:
+            return Charge(cost_of(offering.price, usage), CostSource.PRICE_TABLE, estimated=False)
+    if model.price is not None:
+        return Charge(cost_of(model.price, usage), CostSource.PRICE_TABLE, estimated=bool(model.offerings))
+    if declared_free:
+        return Charge(ZERO, CostSource.DECLARED, estimated=False)
+    return Charge(None, CostSource.UNKNOWN, estimated=True)
+
+
+def dearest(prices: Iterable[Price | None]) -> Price | None:
+    """Return the price that is, field by field, the highest that can apply, or `None` if one is unknown."""
+    known: list[Price] = []
+    for price in prices:
+        if price is None:
+            return None
+        known.append(price)
+    if not known:
+        return None
+    return Price(
+        prompt=max(_dearest_prompt(price) for price in known),
+        completion=max(_dearest_completion(price) for price in known),
+        request=max(price.request for price in known),
+    )
+
+
+def worst_case(price: Price, prompt_tokens: int, output_tokens: int) -> Decimal:
+    """Return the most that a request can cost at a price made by `dearest`."""
+    return prompt_tokens * price.prompt + output_tokens * price.completion + price.request
+
+
+def version(price: Price | None) -> str | None:
+    """Name a price table by its content, so that an event says which one it was charged by."""
+    if price is None:
+        return None
+    text = repr([(item.name, str(getattr(price, item.name))) for item in fields(price)])
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _dearest_prompt(price: Price) -> Decimal:
+    candidates = [price.prompt, price.cache_read, price.cache_write, price.cache_write_1h]
+    for override in price.overrides:
+        candidates += [override.prompt, override.cache_read, override.cache_write]
+    return max(candidate for candidate in candidates if candidate is not None)
+
+
+def _dearest_completion(price: Price) -> Decimal:
+    overrides = (override.completion for override in price.overrides)
+    return max([price.completion, *(completion for completion in overrides if completion is not None)])
+
+
+def _either(value: Decimal | None, default: Decimal) -> Decimal:
+    return default if value is None else value
+
+
+def _first(value: Decimal | None, default: Decimal | None) -> Decimal | None:
+    return default if value is None else value

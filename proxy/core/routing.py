@@ -1,0 +1,161 @@
+"""Routing: from the model that a request names to the providers that may serve it, in order.
+
+An id is looked for, in this order, as an alias of the operator; as an exact id in the catalogue; behind a
+provider's name (`huggingface/org/name`); and then the same without a routing suffix (`:nitro`, `:groq`). The
+tier always comes from the catalogue's record, never from the string that was asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from plugins.contract import ModelInfo, Provider
+from proxy.core.chat import ChatRequest
+from proxy.errors import NotFound, PaidModel, PermissionDenied, Unavailable
+
+
+class Tier(StrEnum):
+    """Who may use a model: everybody, or premium users and admins."""
+
+    FREE = "free"
+    PAID = "paid"
+
+
+class Role(StrEnum):
+    """A user's role, as the account API spells it."""
+
+    USER = "user"
+    PREMIUM = "premium"
+    ADMIN = "admin"
+
+    @property
+    def may_pay(self) -> bool:
+        """Say whether this role may use what costs money."""
+        return self is not Role.USER
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One model of one provider in the catalogue."""
+
+    provider: str
+    info: ModelInfo
+    tier: Tier
+    price_version: str | None = None
+    is_available: bool = True
+    is_declared_free: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where to send a request: a catalogue entry, and the id to ask its provider for (with any suffix)."""
+
+    entry: Entry
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
+class Catalogue:
+    """Every known model, by provider (in configured order) and id; never changed, only replaced."""
+
+    providers: Mapping[str, Provider]
+    entries: Mapping[str, Mapping[str, Entry]]
+    aliases: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+    def find(self, model: str) -> list[Target]:
+        """Return the targets that `model` names, in order; empty when there are none."""
+        if model in self.aliases:
+            return [target for member in self.aliases[model] for target in self._find_id(member)]
+        return self._find_id(model)
+
+    def all(self) -> Iterable[Entry]:
+        """Iterate over the available entries; a provider earlier in the order shadows a later one's same id."""
+        seen = set()
+        for entries in self.entries.values():
+            for model, entry in entries.items():
+                if entry.is_available and model not in seen:
+                    seen.add(model)
+                    yield entry
+
+    def _find_id(self, model: str) -> list[Target]:
+        prefix, _, rest = model.partition("/")
+        prefixed = prefix in self.providers and bool(rest)
+        return (
+            self._exact(model, self.entries)
+            or (self._exact(rest, [prefix]) if prefixed else [])
+            or self._without_suffix(model, self.entries)
+            or (self._without_suffix(rest, [prefix]) if prefixed else [])
+        )
+
+    def _exact(self, model: str, providers: Iterable[str]) -> list[Target]:
+        found = (self.entries.get(provider, {}).get(model) for provider in providers)
+        return [Target(entry, model) for entry in found if entry is not None and entry.is_available]
+
+    def _without_suffix(self, model: str, providers: Iterable[str]) -> list[Target]:
+        targets = []
+        for provider in providers:
+            base = self.providers[provider].base_id(model)
+            if base is not None:
+                targets += [Target(target.entry, model) for target in self._exact(base, [provider])]
+        return targets
+
+
+def route(
+    request: ChatRequest, catalogue: Catalogue, role: Role, allowed_models: frozenset[str] | None
+) -> list[Target]:
+    """Return the targets for a request, all of which its caller may use.
+
+    Every id in `models` passes the same checks as `model`. Raises `NotFound`, `PermissionDenied` (role, or the
+    key's allowed models), or `Unavailable` while no catalogue has been read yet.
+    """
+    targets: list[Target] = []
+    for model in dict.fromkeys((request.model, *request.models)):
+        targets += _permitted(model, catalogue, role, allowed_models)
+    if request.paid_extras and not role.may_pay:
+        names = ", ".join(f"`{name}`" for name in request.paid_extras)
+        raise PaidModel(
+            f"{names} costs extra and needs a premium account.", details={"requiredPlan": Role.PREMIUM}
+        )
+    return targets
+
+
+def may_use(entry: Entry, role: Role, allowed_models: frozenset[str] | None, asked: str) -> bool:
+    """Say whether a caller may use an entry under the name that he asks for."""
+    return (entry.tier is Tier.FREE or role.may_pay) and _is_allowed(entry, allowed_models, asked)
+
+
+def unknown_model(model: str) -> NotFound:
+    """Make the error for a model that does not exist, or that the caller may not know of."""
+    message = f"The model `{model}` does not exist or you do not have access to it."
+    return NotFound(message, code="model_not_found", param="model")
+
+
+def _permitted(
+    model: str, catalogue: Catalogue, role: Role, allowed_models: frozenset[str] | None
+) -> list[Target]:
+    found = catalogue.find(model)
+    if not found:
+        if not any(catalogue.entries.values()):
+            raise Unavailable("The model catalogue has not been read from any provider yet.", retry_after=5)
+        raise unknown_model(model)
+    named = [target for target in found if _is_allowed(target.entry, allowed_models, model)]
+    if not named:
+        raise PermissionDenied(
+            f"This API key may not use the model `{model}`.", code="model_not_allowed", param="model"
+        )
+    usable = [target for target in named if target.entry.tier is Tier.FREE or role.may_pay]
+    if not usable:
+        raise PaidModel(
+            f"The model `{model}` needs a premium account.",
+            param="model",
+            details={"requiredPlan": Role.PREMIUM},
+        )
+    return usable
+
+
+def _is_allowed(entry: Entry, allowed_models: frozenset[str] | None, asked: str) -> bool:
+    return allowed_models is None or not allowed_models.isdisjoint(
+        (asked, entry.info.id, f"{entry.provider}/{entry.info.id}")
+    )

@@ -1,0 +1,118 @@
+"""The connection to MongoDB: one client per process, with explicit concerns and a timeout on everything.
+
+pymongo has no default operation timeout, so a frozen server would hang a request for ever; and `w:1` without a
+journal loses acknowledged events when the server dies. Both are set here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import pymongo
+import structlog
+from beanie import Document, init_beanie
+from bson.codec_options import CodecOptions
+from pymongo import AsyncMongoClient, ReadPreference, WriteConcern
+from pymongo.asynchronous.database import AsyncDatabase
+from pymongo.errors import ConfigurationError, ConnectionFailure, PyMongoError
+from pymongo.read_concern import ReadConcern
+
+from proxy.errors import Unavailable
+from proxy.mongod import EmbeddedMongod, MongodError
+
+OPERATION_TIMEOUT_MS = 1_500
+"""Bound of one operation on the way of a request, with its retries: an outage is answered within two seconds."""
+
+_POOL_SIZE = 50
+_STARTUP_SECONDS = 30
+_INDEX_SECONDS = 600
+
+log = structlog.get_logger(__name__)
+
+Client = AsyncMongoClient[dict[str, Any]]
+Database = AsyncDatabase[dict[str, Any]]
+
+
+class DatabaseError(Exception):
+    """The database cannot be used at start; the message is one line."""
+
+
+def connect(uri: str) -> Client:
+    """Make the client; nothing is sent yet. Raises `DatabaseError` for a malformed URI."""
+    try:
+        return AsyncMongoClient(
+            uri,
+            timeoutMS=OPERATION_TIMEOUT_MS,
+            serverSelectionTimeoutMS=OPERATION_TIMEOUT_MS,
+            connectTimeoutMS=OPERATION_TIMEOUT_MS,
+            waitQueueTimeoutMS=OPERATION_TIMEOUT_MS,
+            maxPoolSize=_POOL_SIZE,
+            tz_aware=True,
+            appname="aipasta",
+        )
+    except (ConfigurationError, ValueError) as exc:
+        raise DatabaseError(f"MONGODB_URI: {exc}") from exc
+
+
+def database_of(client: Client, default: str) -> Database:
+    """Return the database that the URI names, else `default`, with majority reads and writes."""
+    name = client.get_default_database(default).name
+    return client.get_database(
+        name,
+        codec_options=CodecOptions(tz_aware=True),
+        read_preference=ReadPreference.PRIMARY,
+        write_concern=WriteConcern("majority", j=True),
+        read_concern=ReadConcern("majority"),
+    )
+
+
+async def prepare(database: Database, documents: Sequence[type[Document]]) -> None:
+    """Wait until the database answers, then set up Beanie and the indexes.
+
+    Raises `DatabaseError` when it does not answer within half a minute.
+    """
+    deadline = asyncio.get_running_loop().time() + _STARTUP_SECONDS
+    while True:
+        try:
+            await database.command("ping")
+            break
+        except PyMongoError as exc:
+            if asyncio.get_running_loop().time() > deadline:
+                raise DatabaseError(
+                    f"MONGODB_URI: the database does not answer: {' '.join(str(exc).split())[:200]}"
+                ) from exc
+            await asyncio.sleep(0.2)
+    with pymongo.timeout(_INDEX_SECONDS):
+        await init_beanie(database=database, document_models=list(documents))
+
+
+async def ping(database: Database) -> None:
+    """Raise `Unavailable` when the database does not answer."""
+    try:
+        await database.command("ping")
+    except PyMongoError as exc:
+        raise lost(exc) from exc
+
+
+async def keep_running(mongod: EmbeddedMongod) -> None:
+    """Revive the embedded server, every second, should it have died."""
+    while True:
+        await asyncio.sleep(1)
+        try:
+            if await asyncio.to_thread(mongod.ensure_running):
+                log.warning("the embedded MongoDB had died and was started again")
+        except MongodError as exc:
+            log.warning("the embedded MongoDB has died and does not come back", cause=str(exc))
+
+
+def is_outage(exc: PyMongoError) -> bool:
+    """Say whether an error means that the database is away, rather than that we asked something wrong."""
+    return isinstance(exc, ConnectionFailure) or exc.timeout or exc.has_error_label("RetryableWriteError")
+
+
+def lost(_cause: PyMongoError) -> Unavailable:
+    """Make the error for a request that needs a database which does not answer."""
+    message = "The database does not answer; try again in a moment."
+    return Unavailable(message, retry_after=2)

@@ -1,0 +1,221 @@
+"""The documents that both planes read, with their indexes and queries. Field names are those of the wire.
+
+The collections keep the names and the camelCase of the original AI Pasta database, so that one can be taken
+over.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, ClassVar
+
+from beanie import DecimalAnnotation, Document, PydanticObjectId
+from pydantic import BaseModel, Field
+from pymongo import ASCENDING, DESCENDING, IndexModel
+
+from proxy.core.pricing import CostSource
+from proxy.core.routing import Role
+
+EVENTS = "usageevents"
+ACCOUNTS = "accounts"
+"""Counters and holds, one document per user, written by `proxy.metering` alone and not through Beanie."""
+
+
+class Outcome(StrEnum):
+    """How a request that reached a provider ended."""
+
+    COMPLETED = "completed"
+    CLIENT_GONE = "client_gone"
+    UPSTREAM_ERROR = "upstream_error"
+    TIMEOUT = "timeout"
+    SHUTDOWN = "shutdown"
+    UNKNOWN = "unknown"
+
+
+class Notifications(BaseModel):
+    """Which messages a user wants."""
+
+    email: bool = True
+    push: bool = False
+    marketing: bool = False
+
+
+class Preferences(BaseModel):
+    """How a user wants the playground to be."""
+
+    theme: str = "auto"
+    language: str = "en"
+    favoriteModels: list[str] = Field(default_factory=list)
+    notifications: Notifications = Field(default_factory=Notifications)
+
+
+class UsageLimitOverrides(BaseModel):
+    """Limits that an admin has set for one user; `None` means the role's."""
+
+    dailyRequests: int | None = None
+    monthlyRequests: int | None = None
+    monthlyTokens: int | None = None
+
+
+class UserStats(BaseModel):
+    """What is counted at sign-in; the totals of use come from the usage events."""
+
+    lastActive: datetime | None = None
+    loginCount: int = 0
+
+
+class User(Document):
+    """A person with an account."""
+
+    name: str
+    email: str
+    password: str
+    role: Role = Role.USER
+    isActive: bool = True
+    bio: str = ""
+    preferences: Preferences = Field(default_factory=Preferences)
+    usageLimits: UsageLimitOverrides = Field(default_factory=UsageLimitOverrides)
+    stats: UserStats = Field(default_factory=UserStats)
+    createdAt: datetime
+    updatedAt: datetime
+
+    class Settings:
+        """Where and how it is stored."""
+
+        name = "users"
+        indexes: ClassVar = [IndexModel([("email", ASCENDING)], unique=True, name="email")]
+
+
+class ApiKeyDocument(Document):
+    """An API key: its hash, its last four characters, and what it may do."""
+
+    userId: PydanticObjectId
+    name: str
+    digest: str
+    lastFour: str
+    permissions: list[str] = Field(default_factory=lambda: ["chat", "models"])
+    allowedModels: list[str] | None = None
+    onDisconnect: str = "auto"
+    isActive: bool = True
+    expiresAt: datetime | None = None
+    lastUsed: datetime | None = None
+    createdAt: datetime
+
+    class Settings:
+        """Where and how it is stored."""
+
+        name = "apikeys"
+        indexes: ClassVar = [
+            IndexModel([("digest", ASCENDING)], unique=True, name="digest"),
+            IndexModel([("userId", ASCENDING), ("createdAt", DESCENDING)], name="owner"),
+        ]
+
+
+class Session(Document):
+    """A sign-in: the tokens that carry its id are good while it exists."""
+
+    id: str  # type: ignore[assignment]  # Beanie's default is an ObjectId; ours is 128 random bits
+    userId: PydanticObjectId
+    createdAt: datetime
+    expiresAt: datetime
+
+    class Settings:
+        """Where and how it is stored."""
+
+        name = "sessions"
+        indexes: ClassVar = [
+            IndexModel([("userId", ASCENDING)], name="owner"),
+            # The only collection that the database may clean up by itself: an expired session is worth nothing.
+            IndexModel([("expiresAt", ASCENDING)], expireAfterSeconds=0, name="expiry"),
+        ]
+
+
+class Tokens(BaseModel):
+    """What was counted; `cached` and `cacheWrite` are parts of `prompt`, `reasoning` of `completion`."""
+
+    prompt: int = 0
+    completion: int = 0
+    cached: int = 0
+    cacheWrite: int = 0
+    reasoning: int = 0
+
+
+class Attempt(BaseModel):
+    """One request to one provider within a caller's request."""
+
+    provider: str
+    model: str
+    outcome: str
+    status: int | None = None
+    generationId: str | None = None
+    startedAt: datetime
+    milliseconds: int
+    costUsd: DecimalAnnotation | None = None
+
+
+class UsageEvent(Document):
+    """What one request used: written once, never changed. A correction is a new event that refers to it."""
+
+    id: str  # type: ignore[assignment]  # our request id, so that a second insert of the same is a no-op
+    kind: str = "usage"
+    refersTo: str | None = None
+    at: datetime
+    userId: str
+    keyId: str | None = None
+    sessionId: str | None = None
+    provider: str
+    requestedModel: str
+    model: str
+    servedModel: str | None = None
+    backing: str | None = None
+    generationId: str | None = None
+    stream: bool
+    outcome: Outcome
+    tokens: Tokens
+    costUsd: DecimalAnnotation | None = None
+    costPico: int = 0
+    costInrPico: int = 0
+    costInr: DecimalAnnotation | None = None
+    usdInrRate: DecimalAnnotation
+    priceVersion: str | None = None
+    costSource: CostSource
+    estimated: bool = False
+    requests: int = 1
+    overHold: bool = False
+    firstTokenMs: int | None = None
+    totalMs: int
+    attempts: list[Attempt] = Field(default_factory=list)
+    windows: dict[str, int] = Field(default_factory=dict)
+
+    class Settings:
+        """Where and how it is stored."""
+
+        name = EVENTS
+        indexes: ClassVar = [
+            IndexModel([("userId", ASCENDING), ("at", DESCENDING)], name="user"),
+            IndexModel([("keyId", ASCENDING), ("at", DESCENDING)], name="key"),
+            IndexModel([("at", DESCENDING)], name="time"),
+        ]
+
+
+class AIModel(Document):
+    """A model of one provider: the provider's record, and what an admin has decided about it."""
+
+    id: str  # type: ignore[assignment]  # "<provider>/<model id>", so that two providers may have one id
+    modelId: str
+    provider: str
+    record: dict[str, Any]
+    source: str = ""
+    isAvailable: bool = True
+    isListed: bool = True
+    fetchedAt: datetime
+
+    class Settings:
+        """Where and how it is stored."""
+
+        name = "aimodels"
+        indexes: ClassVar = [IndexModel([("provider", ASCENDING), ("modelId", ASCENDING)], name="model")]
+
+
+SHARED: list[type[Document]] = [User, ApiKeyDocument, Session, UsageEvent, AIModel]

@@ -1,0 +1,382 @@
+"""The life of one call, from its reservation to its usage event.
+
+It runs in a task of its own. Three things can end it early, and each is recorded as what it was: the client
+leaves (`client_left`), the process ends (`abort`), the provider fails or stalls. Whatever happens, what was held
+is settled or refunded exactly once, and a stream's last bytes are sent only after that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from decimal import Decimal
+from typing import Protocol
+
+import orjson
+
+from plugins.contract import ChatCall, Failure, FailureKind
+from proxy.core.bill import Served, bill
+from proxy.core.chat import ChatRequest
+from proxy.core.failures import error_for, may_work_elsewhere
+from proxy.core.routing import Target
+from proxy.core.stream import ChatStream
+from proxy.documents import Outcome
+from proxy.errors import GatewayError, Unavailable, openai_body
+from proxy.metering.contract import AttemptRecord, Meter, Reservation, Settlement, Want
+from proxy.metrics import Metrics
+from proxy.relay import MAX_ANSWER_BYTES, Relay, RelayFailed, UpstreamResponse
+
+SETTLE_SECONDS = 2.0
+"""How long an answer's last bytes wait for its settlement; it goes on by itself after that."""
+
+KEEP_ALIVE = b": keep-alive\n\n"
+
+
+class ClientGone(Exception):
+    """The client has closed its connection, or does not read."""
+
+
+class Client(Protocol):
+    """Where the answer of a stream goes."""
+
+    async def start(self, headers: Mapping[str, str]) -> None:
+        """Begin the answer with status 200; raise `ClientGone`."""
+
+    async def send(self, data: bytes) -> None:
+        """Send a piece at once, waiting for a slow reader; raise `ClientGone`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What became of a call: the body (empty when it went to the client as a stream), and what was recorded."""
+
+    body: bytes
+    headers: Mapping[str, str]
+    settlement: Settlement | None
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What was decided about a call before anything was done for it."""
+
+    chat: ChatRequest
+    targets: tuple[Target, ...]
+    want: Want
+    on_disconnect: str
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What calls are served with."""
+
+    relay: Relay
+    meter: Meter
+    metrics: Metrics
+    usd_inr_rate: Decimal
+    clock: Callable[[], datetime]
+    settlements: set[asyncio.Task[None]] = field(default_factory=set)
+
+
+class Exchange:
+    """One call."""
+
+    def __init__(self, plan: Plan, client: Client, services: Services) -> None:
+        """Prepare; `run` does everything."""
+        self._plan = plan
+        self._client = client
+        self._services = services
+        self._loop = asyncio.get_running_loop()
+        self._task: asyncio.Task[Answer] | None = None
+        self._began = self._loop.time()
+        self._reservation: Reservation | None = None
+        self._ending: Outcome | None = None
+        self._client_is_gone = False
+        self._has_started = False
+        self._is_over = False
+        self._writing = asyncio.Lock()
+        self._last_sent = self._began
+        self._attempts: list[AttemptRecord] = []
+        self._target = plan.targets[0]
+        self._generation_id: str | None = None
+        self._stream: ChatStream | None = None
+        self._served = Served()
+        self._served_model: str | None = None
+        self._first_token_at: float | None = None
+        self._body = b""
+
+    def client_left(self) -> None:
+        """Take note that nobody listens any more: close the upstream where that stops the bill, else read on."""
+        self._client_is_gone = True
+        # A provider that answers as a whole computes and bills to the end, whoever listens.
+        if self._plan.chat.stream and self._should_cancel():
+            self._end(Outcome.CLIENT_GONE)
+
+    def abort(self, outcome: Outcome) -> None:
+        """End the exchange now; what was used so far is settled."""
+        self._end(outcome)
+
+    async def keep_alive(self, silence: float) -> None:
+        """Send a comment if the stream has been silent for that many seconds, so that no proxy cuts it."""
+        waits = self._stream is not None and self._loop.time() - self._last_sent >= silence
+        if waits and not self._client_is_gone and not self._writing.locked():
+            await self._send(KEEP_ALIVE)
+
+    async def run(self) -> Answer:
+        """Serve the call; raise the `GatewayError` that refuses it, unless a stream has begun."""
+        self._task = asyncio.current_task()
+        reservation = await self._services.meter.reserve(self._plan.want)
+        self._reservation = reservation
+        failure = None
+        try:
+            failure = await self._serve(reservation)
+        except asyncio.CancelledError:
+            if self._ending is None or self._task is None:
+                raise
+            self._task.uncancel()
+        self._is_over = True
+        if not self._attempts:
+            await self._services.meter.refund(reservation)
+            return await self._close(failure, None)
+        settlement = self._settlement(reservation, failure)
+        self._observe(settlement)
+        await self._settle(reservation, settlement)
+        return await self._close(failure, settlement)
+
+    async def _serve(self, reservation: Reservation) -> Failure | None:
+        """Try the targets in order until one serves; return the failure of the last one tried."""
+        failure = None
+        for target in self._plan.targets:
+            if self._client_is_gone or self._ending is not None:
+                self._ending = self._ending or Outcome.CLIENT_GONE
+                return failure
+            self._target = target
+            failure = await self._attempt(target, reservation)
+            if failure is None or self._has_started or not may_work_elsewhere(failure):
+                return failure
+        return failure
+
+    async def _attempt(self, target: Target, reservation: Reservation) -> Failure | None:
+        """Send the request to one target, and read its answer to the end."""
+        relay, name = self._services.relay, target.entry.provider
+        endpoint = relay.endpoints[name]
+        request = endpoint.provider.chat_request(self._chat_call(target, reservation), endpoint.next_key())
+        started_at, began = self._services.clock(), self._loop.time()
+        self._stream, self._served, self._generation_id, self._served_model = None, Served(), None, None
+        status: int | None = None
+        failure: Failure | None = None
+        reached = True
+        try:
+            response = await relay.send(name, request)
+            try:
+                status = response.status
+                head = endpoint.provider.read_head(response.headers)
+                self._generation_id = head.generation_id
+                self._served = Served(backing=head.backing)
+                failure = await self._read(response, target)
+            finally:
+                await response.aclose()
+        except RelayFailed as exc:
+            failure, reached = exc.failure, exc.reached
+        finally:
+            self._services.metrics.attempts.labels(name, failure.kind if failure else "served").inc()
+            if reached:
+                milliseconds = round((self._loop.time() - began) * 1000)
+                outcome = str(failure.kind if failure else self._ending or Outcome.COMPLETED)
+                self._attempts.append(
+                    AttemptRecord(
+                        name, target.model, outcome, started_at, milliseconds, status, self._generation_id
+                    )
+                )
+        return failure
+
+    async def _read(self, response: UpstreamResponse, target: Target) -> Failure | None:
+        relay, name = self._services.relay, target.entry.provider
+        if not 200 <= response.status < 300:  # noqa: PLR2004  success, as HTTP defines it
+            return await relay.read_failure(name, response)
+        if self._plan.chat.stream:
+            return await self._pump(response, target)
+        return await self._collect(response, target)
+
+    async def _collect(self, response: UpstreamResponse, target: Target) -> Failure | None:
+        """Read a whole answer."""
+        endpoint = self._services.relay.endpoints[target.entry.provider]
+        try:
+            async with asyncio.timeout(endpoint.timeouts.total):
+                self._body = await response.read(MAX_ANSWER_BYTES)
+        except TimeoutError:
+            return Failure(FailureKind.TIMEOUT, "The provider did not finish its answer in time.")
+        try:
+            frame = orjson.loads(self._body)
+        except orjson.JSONDecodeError:
+            frame = None
+        if not isinstance(frame, dict):
+            return Failure(FailureKind.PROVIDER, "The provider's answer is not JSON.")
+        provider = endpoint.provider
+        backing = provider.read_backing(frame) or self._served.backing
+        usage = provider.read_usage(frame)
+        # Without a usage record the whole answer's size bounds what can be estimated.
+        size = 0 if usage is not None else len(orjson.dumps(frame.get("choices")))
+        self._served = Served(usage, backing, deltas=int(size > 0), output_bytes=size)
+        self._served_model = _text(frame.get("model"))
+        self._generation_id = self._generation_id or _text(frame.get("id"))
+        failure = provider.read_error(frame)
+        if failure is None and not frame.get("choices"):
+            failure = Failure(FailureKind.PROVIDER, "The provider's answer has no choices.")
+        if failure is not None and usage is None:
+            self._served = Served(backing=backing)
+        return failure
+
+    async def _pump(self, response: UpstreamResponse, target: Target) -> Failure | None:
+        """Pass a stream on, event by event, until it ends."""
+        endpoint = self._services.relay.endpoints[target.entry.provider]
+        stream = ChatStream(endpoint.provider, include_usage=self._plan.chat.include_usage)
+        self._stream = stream
+        deadline = self._began + endpoint.timeouts.total
+        try:
+            async with asyncio.timeout_at(
+                min(deadline, self._loop.time() + endpoint.timeouts.first_byte)
+            ) as patience:
+                async for chunk in response.chunks():
+                    out = stream.feed(chunk)
+                    if self._first_token_at is None and stream.started:
+                        self._first_token_at = self._loop.time()
+                    if out:
+                        await self._send(out)
+                    if stream.failure is not None or stream.is_done:
+                        break
+                    patience.reschedule(min(deadline, self._loop.time() + endpoint.timeouts.idle))
+        except TimeoutError:
+            if self._writing.locked():
+                self._client_is_gone = True
+                self._ending = Outcome.CLIENT_GONE
+                return None
+            return Failure(FailureKind.TIMEOUT, "The provider's stream stalled.")
+        finally:
+            self._take_stock(stream)
+        if stream.failure is None:
+            self._body = stream.finish()
+        return stream.failure
+
+    def _take_stock(self, stream: ChatStream) -> None:
+        backing = stream.backing or self._served.backing
+        self._served = Served(stream.usage, backing, stream.deltas, stream.output_bytes)
+        self._served_model = stream.served_model
+        self._generation_id = self._generation_id or stream.upstream_id
+
+    def _chat_call(self, target: Target, reservation: Reservation) -> ChatCall:
+        most = target.entry.info.max_output_tokens
+        cap = reservation.output_tokens if most is None else min(reservation.output_tokens, most)
+        return ChatCall(self._plan.chat.body, target.model, self._plan.chat.stream, cap)
+
+    async def _send(self, data: bytes) -> None:
+        """Send to the client; when it has left, decide whether reading on is of use."""
+        if self._client_is_gone:
+            return
+        try:
+            async with self._writing:
+                if not self._has_started:
+                    self._has_started = True
+                    await self._client.start(self._headers())
+                await self._client.send(data)
+                self._last_sent = self._loop.time()
+        except ClientGone:
+            self.client_left()
+
+    def _headers(self) -> dict[str, str]:
+        headers = {"x-aipasta-provider": self._target.entry.provider}
+        if self._plan.chat.max_tokens is None or (self._reservation and self._reservation.is_lowered):
+            headers["x-aipasta-max-tokens"] = str(self._reservation.output_tokens if self._reservation else 0)
+        return headers
+
+    def _should_cancel(self) -> bool:
+        policy = self._plan.on_disconnect
+        if policy != "auto":
+            return policy == "cancel"
+        stream = self._stream
+        backing = (stream.backing if stream else None) or self._served.backing
+        return self._services.relay.endpoints[self._target.entry.provider].provider.stops_billing(backing)
+
+    def _end(self, outcome: Outcome) -> None:
+        if self._ending is not None or self._is_over:
+            return
+        self._ending = outcome
+        # Before the reservation there is nothing to interrupt, and half a reservation would be lost.
+        if self._task is not None and self._reservation is not None:
+            self._task.cancel()
+
+    def _outcome(self, failure: Failure | None) -> Outcome:
+        if self._ending is not None:
+            return self._ending
+        if failure is not None:
+            return Outcome.TIMEOUT if failure.kind is FailureKind.TIMEOUT else Outcome.UPSTREAM_ERROR
+        return Outcome.CLIENT_GONE if self._client_is_gone else Outcome.COMPLETED
+
+    async def _settle(self, reservation: Reservation, settlement: Settlement) -> None:
+        """Settle, and wait for it as long as an answer's last bytes can wait."""
+        task = asyncio.create_task(self._services.meter.settle(reservation, settlement))
+        self._services.settlements.add(task)
+        task.add_done_callback(self._services.settlements.discard)
+        await asyncio.wait({task}, timeout=SETTLE_SECONDS)
+
+    async def _close(self, failure: Failure | None, settlement: Settlement | None) -> Answer:
+        """Give the client its last bytes, or the error."""
+        outcome = settlement.outcome if settlement else self._outcome(failure)
+        if outcome is Outcome.COMPLETED:
+            if not self._plan.chat.stream:
+                return Answer(self._body, self._headers(), settlement)
+            await self._send(self._body)
+        elif outcome is not Outcome.CLIENT_GONE:
+            error = self._error(failure)
+            if not self._has_started:
+                raise error
+            await self._send(b"data: %b\n\n" % orjson.dumps(openai_body(error)))
+        return Answer(b"", {}, settlement)
+
+    def _error(self, failure: Failure | None) -> GatewayError:
+        if failure is None:
+            message = "This gateway is shutting down; try again."
+            return Unavailable(message, retry_after=1)
+        return error_for(failure, self._target.entry.provider)
+
+    def _settlement(self, reservation: Reservation, failure: Failure | None) -> Settlement:
+        entry, now = self._target.entry, self._loop.time()
+        has_failed = failure is not None and failure.kind is not FailureKind.TIMEOUT
+        made = bill(
+            entry, self._served, prompt_estimate=reservation.want.prompt_estimate, has_failed=has_failed
+        )
+        first = None if self._first_token_at is None else round((self._first_token_at - self._began) * 1000)
+        return Settlement(
+            outcome=self._outcome(failure),
+            bill=made,
+            usd_inr_rate=self._services.usd_inr_rate,
+            provider=entry.provider,
+            model=self._target.model,
+            total_ms=round((now - self._began) * 1000),
+            attempts=(*self._attempts[:-1], replace(self._attempts[-1], cost=made.charge.cost)),
+            served_model=self._served_model,
+            backing=self._served.backing,
+            generation_id=self._generation_id,
+            price_version=entry.price_version,
+            first_token_ms=first,
+        )
+
+    def _observe(self, settlement: Settlement) -> None:
+        """Tell the metrics."""
+        metrics, name, model = self._services.metrics, settlement.provider, self._target.entry.info.id
+        tokens, charge = settlement.bill.tokens, settlement.bill.charge
+        metrics.requests.labels(name, model, settlement.outcome).inc()
+        metrics.duration.labels(name, settlement.outcome).observe(settlement.total_ms / 1000)
+        if settlement.first_token_ms is not None:
+            metrics.first_token.labels(name).observe(settlement.first_token_ms / 1000)
+        for kind in ("prompt", "completion", "cached", "cache_write", "reasoning"):
+            metrics.tokens.labels(name, model, kind).inc(getattr(tokens, kind))
+        if charge.cost is None:
+            metrics.unpriced.labels(name).inc()
+        else:
+            metrics.cost.labels(name, model).inc(float(charge.cost))
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None

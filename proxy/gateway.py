@@ -1,0 +1,40 @@
+"""Everything that one process serves with; made by `proxy.server`, found by handlers at `gateway_of(request)`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+
+from sanic import Request
+
+from proxy.auth import Authenticator
+from proxy.catalog import Catalog
+from proxy.completions import Completions
+from proxy.database import Client, Database
+from proxy.metering.contract import Meter
+from proxy.metrics import Metrics
+from proxy.relay import Relay
+from proxy.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Gateway:
+    """The parts of a running gateway."""
+
+    settings: Settings
+    clock: Callable[[], datetime]
+    client: Client
+    database: Database
+    metrics: Metrics
+    relay: Relay
+    catalog: Catalog
+    meter: Meter
+    authenticator: Authenticator
+    completions: Completions
+
+
+def gateway_of(request: Request) -> Gateway:
+    """Return the gateway that serves a request."""
+    gateway: Gateway = request.app.ctx.gateway
+    return gateway

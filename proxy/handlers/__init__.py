@@ -1,0 +1,1 @@
+"""Thin Sanic blueprints: parse, call, respond."""

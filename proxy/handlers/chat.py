@@ -1,0 +1,67 @@
+"""`POST /v1/chat/completions`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from sanic import Blueprint, HTTPResponse, Request
+from sanic.exceptions import RequestCancelled
+
+from proxy.completions import Call
+from proxy.core import chat
+from proxy.exchange import ClientGone
+from proxy.gateway import gateway_of
+
+blueprint = Blueprint("chat", url_prefix="/v1")
+
+
+@blueprint.post("/chat/completions")
+async def create_chat_completion(request: Request) -> HTTPResponse | None:
+    """Answer a chat request, as a whole or as a stream."""
+    gateway = gateway_of(request)
+    caller = await gateway.authenticator.caller(request.headers.get("authorization"))
+    caller.require("chat")
+    call = Call(request.ctx.id, caller, chat.parse(request.body), gateway.clock())
+    client = StreamingClient(request)
+    answer = await gateway.completions.create(call, client)
+    if call.chat.stream:
+        await client.close()
+        return None
+    return HTTPResponse(answer.body, headers=dict(answer.headers), content_type="application/json")
+
+
+class StreamingClient:
+    """The connection that a stream of server-sent events goes to."""
+
+    def __init__(self, request: Request) -> None:
+        """Nothing is sent before `start`."""
+        self._request = request
+        self._response: HTTPResponse | None = None
+
+    async def start(self, headers: Mapping[str, str]) -> None:
+        """Send the head of the answer."""
+        if self._is_gone():
+            raise ClientGone
+        # Without these two headers, proxies in front of us would hold the stream back to compress or buffer it.
+        headers = {**headers, "cache-control": "no-cache, no-transform", "x-accel-buffering": "no"}
+        self._response = await self._request.respond(
+            headers=headers, content_type="text/event-stream; charset=utf-8"
+        )
+
+    async def send(self, data: bytes) -> None:
+        """Send one piece at once."""
+        if self._is_gone() or self._response is None:
+            raise ClientGone
+        try:
+            await self._response.send(data)
+        except RequestCancelled as exc:
+            raise ClientGone from exc
+
+    async def close(self) -> None:
+        """End the answer."""
+        if self._response is not None and not self._is_gone():
+            await self._response.eof()  # type: ignore[no-untyped-call]  # Sanic has no annotation here
+
+    def _is_gone(self) -> bool:
+        connection = self._request.conn_info
+        return connection is None or connection.lost or self._request.stream is None

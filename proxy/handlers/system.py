@@ -1,0 +1,93 @@
+"""`/`, `/health`, `/health/ready` and `/metrics`: for operators, load balancers and Prometheus."""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+from typing import Any
+
+import orjson
+from prometheus_client import CONTENT_TYPE_LATEST
+from sanic import Blueprint, HTTPResponse, Request
+
+from proxy import database
+from proxy.errors import PermissionDenied, Unauthenticated, Unavailable
+from proxy.gateway import gateway_of
+
+VERSION = "0.1.0"
+blueprint = Blueprint("system")
+
+
+@blueprint.get("/")
+async def describe_service(_request: Request) -> HTTPResponse:
+    """Say what this is and where its parts are."""
+    endpoints = {
+        "chat": "/v1/chat/completions",
+        "models": "/v1/models",
+        "auth": "/api/auth",
+        "user": "/api/user",
+        "health": "/health",
+        "metrics": "/metrics",
+    }
+    description = "OpenAI-compatible gateway and account service"
+    return _json(
+        {"name": "AI Pasta Gateway", "version": VERSION, "description": description, "endpoints": endpoints}
+    )
+
+
+@blueprint.get("/health")
+async def check_health(request: Request) -> HTTPResponse:
+    """Say whether the database answers."""
+    gateway = gateway_of(request)
+    body: dict[str, Any] = {
+        "status": "OK",
+        "timestamp": gateway.clock().isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        "environment": gateway.settings.environment,
+        "version": VERSION,
+    }
+    try:
+        await database.ping(gateway.database)
+    except Unavailable as exc:
+        return _json({**body, "status": "UNAVAILABLE", "reason": exc.message}, status=503)
+    return _json(body)
+
+
+@blueprint.get("/health/ready")
+async def check_readiness(request: Request) -> HTTPResponse:
+    """Say whether this process takes new requests: for load balancers."""
+    gateway = gateway_of(request)
+    if gateway.completions.is_draining:
+        return _json({"status": "DRAINING"}, status=503)
+    try:
+        await database.ping(gateway.database)
+    except Unavailable as exc:
+        return _json({"status": "UNAVAILABLE", "reason": exc.message}, status=503)
+    return _json({"status": "READY"})
+
+
+@blueprint.get("/metrics")
+async def render_metrics(request: Request) -> HTTPResponse:
+    """Expose the metrics to whoever holds the token, or without one, to private addresses."""
+    gateway = gateway_of(request)
+    token = gateway.settings.metrics_token
+    if token is not None:
+        given = request.headers.get("authorization", "").removeprefix("Bearer ")
+        if not hmac.compare_digest(given.encode(), token.encode()):
+            raise Unauthenticated("/metrics needs the token that METRICS_TOKEN names.")
+    elif not _is_private(request.ip):
+        raise PermissionDenied(
+            "/metrics is open to private addresses only; set METRICS_TOKEN to open it to others."
+        )
+    return HTTPResponse(gateway.metrics.render(), content_type=CONTENT_TYPE_LATEST)
+
+
+def _is_private(address: str) -> bool:
+    try:
+        parsed = ipaddress.ip_address(address)
+    except ValueError:
+        return False
+    return parsed.is_loopback or parsed.is_private
+
+
+def _json(body: dict[str, Any], status: int = 200) -> HTTPResponse:
+    return HTTPResponse(orjson.dumps(body), status=status, content_type="application/json")

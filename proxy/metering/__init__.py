@@ -1,0 +1,1 @@
+"""Metering: what a request may use is held before its provider is called, and what it used is recorded once."""

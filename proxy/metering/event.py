@@ -1,0 +1,142 @@
+"""The usage event as it is stored: built once from a reservation and its settlement, never changed after."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+from bson.decimal128 import Decimal128
+
+from proxy.core import pricing
+from proxy.documents import Outcome
+from proxy.metering.contract import AttemptRecord, Reservation, Settlement
+
+Event = dict[str, Any]
+
+
+def usage_event(reservation: Reservation, settlement: Settlement) -> Event:
+    """Build the event document of a request that reached a provider."""
+    want, tokens, charge = reservation.want, settlement.bill.tokens, settlement.bill.charge
+    cost = charge.cost
+    inr = None if cost is None else cost * settlement.usd_inr_rate
+    used = used_by_window(reservation, settlement)
+    return {
+        "_id": want.request_id,
+        "kind": "usage",
+        "refersTo": None,
+        "at": _milliseconds(want.at),
+        "userId": want.user_id,
+        "keyId": want.key_id,
+        "sessionId": want.session_id,
+        "provider": settlement.provider,
+        "requestedModel": want.requested_model,
+        "model": settlement.model,
+        "servedModel": settlement.served_model,
+        "backing": settlement.backing,
+        "generationId": settlement.generation_id,
+        "stream": want.stream,
+        "outcome": str(settlement.outcome),
+        "tokens": {
+            "prompt": tokens.prompt,
+            "completion": tokens.completion,
+            "cached": tokens.cached,
+            "cacheWrite": tokens.cache_write,
+            "reasoning": tokens.reasoning,
+        },
+        "costUsd": _decimal128(cost),
+        "costPico": 0 if cost is None else pricing.to_pico(cost),
+        "costInr": _decimal128(inr),
+        "costInrPico": 0 if inr is None else pricing.to_pico(inr),
+        "usdInrRate": Decimal128(settlement.usd_inr_rate),
+        "priceVersion": settlement.price_version,
+        "costSource": str(charge.source),
+        "estimated": charge.estimated,
+        "requests": int(settlement.counts_as_request),
+        "overHold": any(used[name] > amount for name, amount in reservation.held.items()),
+        "firstTokenMs": settlement.first_token_ms,
+        "totalMs": settlement.total_ms,
+        "attempts": [_attempt(attempt) for attempt in settlement.attempts],
+        "windows": used,
+    }
+
+
+def correction(stored: Mapping[str, Any], true: Event) -> Event:
+    """Build the event that turns what was recorded for a request into what turned out to be true.
+
+    Amounts are differences, so that the sum over all events of a request is right.
+    """
+    tokens = {name: count - stored["tokens"].get(name, 0) for name, count in true["tokens"].items()}
+    names = {*true["windows"], *stored["windows"]}
+    usd, inr = (_difference(true[name], stored[name]) for name in ("costUsd", "costInr"))
+    return {
+        **true,
+        "_id": correction_id(true["_id"]),
+        "kind": "correction",
+        "refersTo": true["_id"],
+        "tokens": tokens,
+        "requests": true["requests"] - stored["requests"],
+        "costUsd": usd,
+        "costInr": inr,
+        "costPico": true["costPico"] - stored["costPico"],
+        "costInrPico": true["costInrPico"] - stored["costInrPico"],
+        "windows": {name: true["windows"].get(name, 0) - stored["windows"].get(name, 0) for name in names},
+    }
+
+
+def correction_id(request_id: str) -> str:
+    """Name the correction of a request's event: one at most, so that applying it twice is a no-op."""
+    return f"{request_id}:correction"
+
+
+def used_by_window(reservation: Reservation, settlement: Settlement) -> dict[str, int]:
+    """Say what the event adds to each counter that the reservation holds an amount of."""
+    requests = int(settlement.counts_as_request)
+    return {
+        name: settlement.bill.tokens.total if name.startswith("Mt_") else requests
+        for name in reservation.held
+    }
+
+
+def totals_of(event: Mapping[str, Any]) -> dict[str, int]:
+    """Say what an event adds to its user's totals, which no window ends."""
+    return {
+        "requests": event["requests"],
+        "tokens": event["tokens"]["prompt"] + event["tokens"]["completion"],
+        "usdPico": event["costPico"],
+        "inrPico": event["costInrPico"],
+    }
+
+
+def is_unknown(event: Mapping[str, Any]) -> bool:
+    """Say whether an event was written for a process that died in mid-request."""
+    return bool(event["outcome"] == Outcome.UNKNOWN)
+
+
+def _attempt(attempt: AttemptRecord) -> dict[str, Any]:
+    return {
+        "provider": attempt.provider,
+        "model": attempt.model,
+        "outcome": attempt.outcome,
+        "status": attempt.status,
+        "generationId": attempt.generation_id,
+        "startedAt": _milliseconds(attempt.started_at),
+        "milliseconds": attempt.milliseconds,
+        "costUsd": _decimal128(attempt.cost),
+    }
+
+
+def _decimal128(value: Decimal | None) -> Decimal128 | None:
+    return None if value is None else Decimal128(value)
+
+
+def _difference(true: Decimal128 | None, stored: Decimal128 | None) -> Decimal128 | None:
+    if true is None:
+        return None
+    return Decimal128(true.to_decimal() - (stored.to_decimal() if stored is not None else Decimal(0)))
+
+
+def _milliseconds(moment: datetime) -> datetime:
+    # MongoDB keeps milliseconds; cutting here makes the event in memory equal to the stored one.
+    return moment.astimezone(UTC).replace(microsecond=moment.microsecond // 1000 * 1000)

@@ -1,0 +1,91 @@
+"""Every Prometheus metric of the gateway, declared once, with label sets that no client can widen.
+
+Model labels are the catalogue's ids: a request for an unknown model never gets as far as a label.
+"""
+
+from __future__ import annotations
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+    generate_latest,
+)
+
+_LATENCY_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+
+
+class Metrics:
+    """The metrics of one process."""
+
+    def __init__(self) -> None:
+        """Register everything in a registry of its own, so that several apps can live in one process."""
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for every counter, of no use to anybody here
+        self.registry = CollectorRegistry()
+        self.requests = self._counter(
+            "aipasta_requests",
+            "Requests that reached a provider, by how they ended.",
+            ("provider", "model", "outcome"),
+        )
+        self.errors = self._counter(
+            "aipasta_errors",
+            "Error answers, by surface (v1, api, system), status and code.",
+            ("surface", "status", "code"),
+        )
+        self.attempts = self._counter(
+            "aipasta_upstream_attempts",
+            "Requests sent to providers, by how they ended.",
+            ("provider", "outcome"),
+        )
+        self.tokens = self._counter(
+            "aipasta_tokens",
+            "Tokens by kind (prompt, completion, cached, cache_write, reasoning); cached and cache_write are parts of "
+            "prompt, reasoning of completion.",
+            ("provider", "model", "kind"),
+        )
+        self.cost = self._counter("aipasta_cost_usd", "Cost of the requests, in USD.", ("provider", "model"))
+        self.unpriced = self._counter(
+            "aipasta_unpriced_requests",
+            "Requests whose cost nobody could tell; should stay 0.",
+            ("provider",),
+        )
+        self.over_hold = self._counter(
+            "aipasta_over_hold_requests",
+            "Requests for which a provider counted more than was held.",
+            ("provider",),
+        )
+        self.duration = Histogram(
+            "aipasta_request_seconds",
+            "Time from a request's arrival to the end of its answer.",
+            ("provider", "outcome"),
+            buckets=_LATENCY_BUCKETS,
+            registry=self.registry,
+        )
+        self.first_token = Histogram(
+            "aipasta_time_to_first_token_seconds",
+            "Time from a request's arrival to the first piece of its answer.",
+            ("provider",),
+            buckets=_LATENCY_BUCKETS,
+            registry=self.registry,
+        )
+        self.in_flight = Gauge(
+            "aipasta_requests_in_flight", "Requests being served now.", registry=self.registry
+        )
+        self.models = Gauge(
+            "aipasta_catalogue_models", "Models in the catalogue.", ("provider",), registry=self.registry
+        )
+        self.catalog_age = Gauge(
+            "aipasta_catalogue_age_seconds",
+            "Seconds since a provider's model list was last read.",
+            ("provider",),
+            registry=self.registry,
+        )
+
+    def render(self) -> bytes:
+        """Return the exposition in Prometheus' text format."""
+        return generate_latest(self.registry)
+
+    def _counter(self, name: str, help_text: str, labels: tuple[str, ...]) -> Counter:
+        return Counter(name, help_text, labels, registry=self.registry)

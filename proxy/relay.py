@@ -1,0 +1,222 @@
+"""Performs what plugins describe: the only module that talks to providers.
+
+The seam to the outside world is one method, `httpx.AsyncBaseTransport.handle_async_request`. Its engine is
+aiohttp, because httpx's own pool does not survive cancelled requests and costs twelve times the CPU. Foreign
+exceptions become `RelayFailed` here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import secrets
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+
+import aiohttp
+import httpx
+from httpx_aiohttp import AiohttpTransport
+
+from plugins.contract import Failure, FailureKind, Provider, SelfAnswering, UpstreamRequest
+from proxy.settings import Timeouts
+
+MAX_ANSWER_BYTES = 64 * 2**20
+_MAX_ERROR_BYTES = 64 * 2**10
+_MAX_HEADER_BYTES = 32 * 2**10
+_CONNECTIONS_PER_PROVIDER = 1_000
+_KEEP_ALIVE_SECONDS = 20.0
+
+Clock = Callable[[], datetime]
+
+_FAILURES: tuple[tuple[type[BaseException], FailureKind, str], ...] = (
+    (aiohttp.ClientConnectorError, FailureKind.UNREACHABLE, "no connection"),
+    (aiohttp.ConnectionTimeoutError, FailureKind.UNREACHABLE, "no connection in time"),
+    (aiohttp.ServerTimeoutError, FailureKind.TIMEOUT, "no answer in time"),
+    (aiohttp.ServerDisconnectedError, FailureKind.PROVIDER, "the connection was closed"),
+    (aiohttp.ClientOSError, FailureKind.PROVIDER, "the connection was reset"),
+    (aiohttp.ClientPayloadError, FailureKind.PROVIDER, "the answer was cut off"),
+    (aiohttp.ClientError, FailureKind.PROVIDER, "the answer was not HTTP"),
+    (httpx.ConnectError, FailureKind.UNREACHABLE, "no connection"),
+    (httpx.ConnectTimeout, FailureKind.UNREACHABLE, "no connection in time"),
+    (httpx.TimeoutException, FailureKind.TIMEOUT, "no answer in time"),
+    (httpx.HTTPError, FailureKind.PROVIDER, "the exchange failed"),
+    (TimeoutError, FailureKind.TIMEOUT, "no answer in time"),
+    (OSError, FailureKind.PROVIDER, "the connection was reset"),
+)
+"""Every exception that an exchange can end with, the most special first."""
+
+
+class RelayFailed(Exception):
+    """The exchange failed below HTTP; `reached` says whether the provider may have seen the request."""
+
+    def __init__(self, failure: Failure, *, reached: bool) -> None:
+        """Keep what failed."""
+        super().__init__(failure.message)
+        self.failure = failure
+        self.reached = reached
+
+
+@dataclass(slots=True)
+class Endpoint:
+    """A configured provider: its plugin, where it is, its keys and its patience."""
+
+    provider: Provider
+    base_url: str
+    api_keys: tuple[str, ...]
+    timeouts: Timeouts
+    transport: httpx.AsyncBaseTransport
+    _turns: Iterator[int] = field(default_factory=itertools.count)
+
+    def next_key(self) -> str | None:
+        """Return the next API key in turn, or `None` when the provider needs none."""
+        if not self.api_keys:
+            return None
+        return self.api_keys[next(self._turns) % len(self.api_keys)]
+
+
+class UpstreamResponse:
+    """An open answer: read it by `chunks` or `read`, and close it."""
+
+    def __init__(self, response: httpx.Response) -> None:
+        """Wrap a response whose headers have arrived."""
+        self._response = response
+        self.status = response.status_code
+        self.headers: Mapping[str, str] = {name.lower(): value for name, value in response.headers.items()}
+        self._closed = False
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """Iterate over the body as it arrives; raise `RelayFailed` when it breaks off."""
+        try:
+            async for chunk in self._response.stream:  # type: ignore[union-attr]  # an async transport streams so
+                yield chunk
+        except (httpx.HTTPError, aiohttp.ClientError, OSError) as exc:
+            raise translated(exc) from exc
+
+    async def read(self, limit: int) -> bytes:
+        """Read the whole body; raise `RelayFailed` when it is longer than `limit` bytes or breaks off."""
+        pieces, size = [], 0
+        async for chunk in self.chunks():
+            size += len(chunk)
+            if size > limit:
+                raise RelayFailed(Failure(FailureKind.PROVIDER, "the answer is too large"), reached=True)
+            pieces.append(chunk)
+        return b"".join(pieces)
+
+    async def aclose(self) -> None:
+        """Close the exchange; an unfinished one closes its connection, which stops the provider."""
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            await self._response.aclose()
+        except (httpx.HTTPError, aiohttp.ClientError, OSError) as exc:
+            raise translated(exc) from exc
+
+
+class Relay:
+    """The gateway's connections to all its providers."""
+
+    def __init__(self, endpoints: Mapping[str, Endpoint]) -> None:
+        """Use these endpoints, by the providers' configured names."""
+        self.endpoints = dict(endpoints)
+
+    async def send(self, name: str, request: UpstreamRequest) -> UpstreamResponse:
+        """Send a request and wait for the response headers; raise `RelayFailed` when there are none in time."""
+        endpoint = self.endpoints[name]
+        outgoing = httpx.Request(
+            request.method,
+            endpoint.base_url + request.path,
+            headers=dict(request.headers),
+            content=request.body,
+            extensions={"timeout": {"connect": endpoint.timeouts.connect, "pool": endpoint.timeouts.connect}},
+        )
+        try:
+            async with asyncio.timeout(endpoint.timeouts.first_byte):
+                return UpstreamResponse(await endpoint.transport.handle_async_request(outgoing))
+        except (httpx.HTTPError, aiohttp.ClientError, OSError) as exc:
+            raise translated(exc) from exc
+
+    async def fetch(self, name: str, request: UpstreamRequest) -> tuple[int, Mapping[str, str], bytes]:
+        """Send a request and read its whole answer: status, headers, body."""
+        response = await self.send(name, request)
+        try:
+            async with asyncio.timeout(self.endpoints[name].timeouts.first_byte):
+                return response.status, response.headers, await response.read(MAX_ANSWER_BYTES)
+        except TimeoutError as exc:
+            raise translated(exc) from exc
+        finally:
+            await response.aclose()
+
+    async def read_failure(self, name: str, response: UpstreamResponse) -> Failure:
+        """Read an answer whose status is not 2xx, and let the plugin say what it means."""
+        endpoint = self.endpoints[name]
+        try:
+            async with asyncio.timeout(endpoint.timeouts.idle):
+                body = await response.read(_MAX_ERROR_BYTES)
+        except (RelayFailed, TimeoutError):
+            body = b""
+        return endpoint.provider.read_failure(response.status, response.headers, body)
+
+    async def aclose(self) -> None:
+        """Close every connection."""
+        for endpoint in self.endpoints.values():
+            await endpoint.transport.aclose()
+
+
+def transport_for(provider: Provider, clock: Clock) -> httpx.AsyncBaseTransport:
+    """Return the way to a provider: into this process if it answers by itself, else over the network.
+
+    Must be called on the running loop, to which aiohttp's session belongs.
+    """
+    if isinstance(provider, SelfAnswering):
+        return _InProcess(provider, clock)
+    connector = aiohttp.TCPConnector(
+        limit=_CONNECTIONS_PER_PROVIDER, keepalive_timeout=_KEEP_ALIVE_SECONDS, ttl_dns_cache=60
+    )
+    session = aiohttp.ClientSession(
+        connector=connector,
+        cookie_jar=aiohttp.DummyCookieJar(),
+        trust_env=False,
+        max_line_size=_MAX_HEADER_BYTES,
+        max_field_size=_MAX_HEADER_BYTES,
+        skip_auto_headers=("User-Agent", "Accept-Encoding"),
+    )
+    return AiohttpTransport(client=session)
+
+
+def translated(exc: BaseException) -> RelayFailed:
+    """Make the one exception of this module from any that an exchange can end with."""
+    # httpx-aiohttp maps several causes to one class; the cause is what tells them apart.
+    cause = exc.__cause__ if isinstance(exc, httpx.HTTPError) and exc.__cause__ is not None else exc
+    for kind_of_exception, kind, message in _FAILURES:
+        if isinstance(cause, kind_of_exception):
+            return RelayFailed(Failure(kind, message), reached=kind is not FailureKind.UNREACHABLE)
+    raise AssertionError(cause)  # the callers catch only what the table holds
+
+
+class _InProcess(httpx.AsyncBaseTransport):
+    """Mounts a provider that answers by itself, so that it takes the way that every provider takes."""
+
+    def __init__(self, provider: SelfAnswering, clock: Clock) -> None:
+        self._provider = provider
+        self._clock = clock
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        described = UpstreamRequest(
+            request.method, request.url.raw_path.decode("ascii"), dict(request.headers), request.content
+        )
+        now = int(self._clock().timestamp())
+        status, pieces = self._provider.respond(described, request_id=secrets.token_hex(12), now=now)
+        return httpx.Response(status, stream=_Pieces(pieces), request=request)
+
+
+class _Pieces(httpx.AsyncByteStream):
+    def __init__(self, pieces: Iterable[bytes]) -> None:
+        self._pieces = pieces
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        for piece in self._pieces:
+            # A real socket lets other tasks run between two pieces; so does this.
+            await asyncio.sleep(0)
+            yield piece

@@ -1,0 +1,178 @@
+"""The one place that wires everything together; it holds no logic."""
+
+from __future__ import annotations
+
+import secrets
+from asyncio import Transport
+from collections.abc import Callable
+from datetime import UTC, datetime
+from types import SimpleNamespace
+from typing import cast
+
+from sanic import HTTPResponse, Request, Sanic
+from sanic.config import Config
+
+from admin_api import blueprints, documents
+from admin_api.auth import service as accounts
+from admin_api.auth.hashing import PasswordHasher
+from plugins import registry
+from plugins.contract import ProviderOptions
+from proxy import database
+from proxy.auth import Authenticator
+from proxy.catalog import Catalog
+from proxy.completions import Completions
+from proxy.documents import SHARED
+from proxy.exchange import Services
+from proxy.gateway import Gateway
+from proxy.handlers import chat, errors, models, system
+from proxy.metering.direct import DirectMeter
+from proxy.metrics import Metrics
+from proxy.mongod import EmbeddedMongod
+from proxy.relay import Endpoint, Relay, transport_for
+from proxy.settings import Settings
+
+App = Sanic[Config, SimpleNamespace]
+Clock = Callable[[], datetime]
+
+_NO_ENVIRONMENT = "AIPASTA_SANIC_NOT_READ_"  # Sanic would read SANIC_*; there is one reader, proxy.settings
+
+
+def utc_now() -> datetime:
+    """Return the time, in UTC: the only clock of the service."""
+    return datetime.now(UTC)
+
+
+def create_app(
+    settings: Settings,
+    mongodb_uri: str,
+    *,
+    embedded: EmbeddedMongod | None = None,
+    clock: Clock = utc_now,
+    name: str = "aipasta",
+) -> App:
+    """Make the application; its parts are opened when its server starts and closed when that ends.
+
+    `embedded` is the database at `mongodb_uri` if it is ours to keep alive.
+    """
+    app = Sanic(name, config=_sanic_config(settings), configure_logging=False)
+    app.ctx.clock = clock
+    app.ctx.hasher = PasswordHasher()
+    for blueprint in (chat.blueprint, models.blueprint, system.blueprint, *blueprints()):
+        app.blueprint(blueprint)
+    app.error_handler.add(Exception, errors.render_error)
+    app.on_request(_begin_request)
+    app.on_response(_end_request)  # type: ignore[no-untyped-call]  # Sanic has no annotation here
+
+    @app.before_server_start
+    async def open_gateway(app: App) -> None:
+        gateway = app.ctx.gateway = await start_gateway(settings, mongodb_uri, clock)
+        if settings.admin_email and settings.admin_password:
+            await accounts.ensure_admin(
+                settings.admin_email, settings.admin_password, app.ctx.hasher, now=gateway.clock()
+            )
+        if embedded is not None:
+            app.add_task(database.keep_running(embedded), name="embedded-mongod")
+
+    @app.before_server_stop
+    async def drain(app: App) -> None:
+        await app.ctx.gateway.completions.drain(settings.drain_seconds)
+
+    @app.after_server_stop
+    async def close_gateway(app: App) -> None:
+        app.ctx.hasher.close()
+        await stop_gateway(app.ctx.gateway)
+
+    return app
+
+
+async def start_gateway(settings: Settings, mongodb_uri: str, clock: Clock) -> Gateway:
+    """Connect and start every part, in the order in which they need each other."""
+    client = database.connect(mongodb_uri)
+    store = database.database_of(client, settings.database)
+    await database.prepare(store, [*SHARED, *documents()])
+    metrics = Metrics()
+    relay = Relay(_endpoints(settings, clock))
+    catalog = Catalog(
+        relay,
+        settings.enabled_providers(),
+        settings.aliases,
+        metrics,
+        refresh_seconds=settings.catalog_refresh_seconds,
+        clock=clock,
+    )
+    longest = max(provider.timeouts.total for provider in settings.enabled_providers().values())
+    meter = DirectMeter(store, hold_seconds=2 * longest, usd_inr_rate=settings.usd_inr_rate)
+    services = Services(relay, meter, metrics, settings.usd_inr_rate, clock)
+    completions = Completions(
+        services, catalog, settings.limits, keep_alive_seconds=settings.keep_alive_seconds
+    )
+    await meter.start()
+    await catalog.start()
+    await completions.start()
+    return Gateway(
+        settings=settings,
+        clock=clock,
+        client=client,
+        database=store,
+        metrics=metrics,
+        relay=relay,
+        catalog=catalog,
+        meter=meter,
+        authenticator=Authenticator(settings.limits, clock=clock),
+        completions=completions,
+    )
+
+
+async def stop_gateway(gateway: Gateway) -> None:
+    """Close every part, in the opposite order."""
+    await gateway.catalog.stop()
+    await gateway.meter.stop()
+    await gateway.relay.aclose()
+    await gateway.client.close()
+
+
+def _endpoints(settings: Settings, clock: Clock) -> dict[str, Endpoint]:
+    enabled = settings.enabled_providers()
+    plugins = registry.load(
+        (provider.plugin, ProviderOptions(name, provider.app_url, provider.app_title, provider.options))
+        for name, provider in enabled.items()
+    )
+    return {
+        name: Endpoint(
+            plugin,
+            enabled[name].base_url,
+            settings.provider_keys.get(name, ()),
+            enabled[name].timeouts,
+            transport_for(plugin, clock),
+        )
+        for name, plugin in plugins.items()
+    }
+
+
+def _sanic_config(settings: Settings) -> Config:
+    longest = max(provider.timeouts.total for provider in settings.enabled_providers().values())
+    return Config(
+        {
+            "ACCESS_LOG": False,
+            "MOTD": False,
+            "FALLBACK_ERROR_FORMAT": "json",
+            "REQUEST_MAX_SIZE": settings.limits.chat_body_bytes,
+            # The gateway has timeouts of its own for every phase; Sanic's would cut a patient stream.
+            "RESPONSE_TIMEOUT": longest + 60,
+            "GRACEFUL_SHUTDOWN_TIMEOUT": 5.0,
+            "OAS": False,
+            "CORS": False,
+            "HEALTH": False,
+        },
+        env_prefix=_NO_ENVIRONMENT,
+    )
+
+
+async def _begin_request(request: Request) -> None:
+    request.ctx.id = f"req_{secrets.token_hex(12)}"
+    # Sanic stops reading while a large body waits, and then never sees that the client has left.
+    cast("Transport", request.transport).resume_reading()
+
+
+async def _end_request(request: Request, response: HTTPResponse) -> None:
+    response.headers.setdefault("x-request-id", request.ctx.id)

@@ -1,0 +1,350 @@
+"""The only reader of config.yaml, of `.env` and of the environment; everything after it is a frozen value.
+
+config.yaml comes first and the environment over it. An unknown key or a bad value stops the start with one line
+that names it; unknown environment variables do not, since an environment belongs to more than one program.
+Secrets come from the environment alone.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Mapping
+from decimal import Decimal
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from dotenv import dotenv_values
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic_settings import (
+    BaseSettings,
+    DotEnvSettingsSource,
+    EnvSettingsSource,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+from proxy.core.limits import MediaTokens, UserLimits
+from proxy.core.routing import Role
+
+MIN_SECRET_LENGTH = 32
+_WEAK_SECRETS = ("your-super-secret", "change", "secret", "password", "example", "default")
+
+
+class SettingsError(Exception):
+    """The configuration cannot be used; the message is one line that names the key."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class LimitsOfRole(_Section):
+    """What the users of one role may use, unless an admin sets limits of their own."""
+
+    daily_requests: int = Field(ge=0)
+    monthly_requests: int = Field(ge=0)
+    monthly_tokens: int = Field(ge=0)
+
+
+class Limits(_Section):
+    """Limits and the bounds that worst cases are computed with."""
+
+    user: LimitsOfRole = LimitsOfRole(daily_requests=50, monthly_requests=1_000, monthly_tokens=100_000)
+    premium: LimitsOfRole = LimitsOfRole(daily_requests=200, monthly_requests=5_000, monthly_tokens=500_000)
+    admin: LimitsOfRole = LimitsOfRole(daily_requests=200, monthly_requests=5_000, monthly_tokens=500_000)
+    default_output_tokens: int = Field(default=4_096, ge=16)
+    image_tokens: int = Field(default=6_000, ge=1)
+    audio_tokens: int = Field(default=20_000, ge=1)
+    file_tokens: int = Field(default=100_000, ge=1)
+    api_keys_per_user: int = Field(default=5, ge=1)
+    chat_body_bytes: int = Field(default=20 * 2**20, ge=1024)
+    concurrent_requests: int = Field(default=1_000, ge=1)
+
+    def of_role(self, role: Role) -> UserLimits:
+        """Return the default limits of a role."""
+        section: LimitsOfRole = getattr(self, role)
+        return UserLimits(section.daily_requests, section.monthly_requests, section.monthly_tokens)
+
+    @property
+    def media(self) -> MediaTokens:
+        """Return the bounds for what is not text in a prompt."""
+        return MediaTokens(self.image_tokens, self.audio_tokens, self.file_tokens)
+
+
+class Timeouts(_Section):
+    """Seconds that an exchange with a provider may take, phase by phase."""
+
+    connect: float = Field(default=10, gt=0)
+    first_byte: float = Field(default=120, gt=0)
+    idle: float = Field(default=60, gt=0)
+    total: float = Field(default=600, gt=0)
+
+
+class ProviderSettings(_Section):
+    """One provider: which plugin speaks to it, where it is, and which environment variable holds its keys."""
+
+    plugin: str
+    base_url: str = ""
+    api_key_env: str | None = None
+    tier: Literal["free", "paid", "by_price"] = "by_price"
+    enabled: bool = True
+    timeouts: Timeouts = Timeouts()
+    app_url: str | None = None
+    app_title: str | None = None
+    options: dict[str, Any] = Field(default_factory=dict)
+
+    @field_validator("base_url")
+    @classmethod
+    def _is_http(cls, value: str) -> str:
+        if value and not value.startswith(("http://", "https://")):
+            raise ValueError("must start with http:// or https://")
+        return value.rstrip("/")
+
+
+_OPENROUTER = ProviderSettings(
+    plugin="openrouter", base_url="https://openrouter.ai/api/v1", api_key_env="OPENROUTER_API_KEY"
+)
+_HUGGINGFACE = ProviderSettings(
+    plugin="huggingface",
+    base_url="https://router.huggingface.co/v1",
+    api_key_env="HUGGINGFACE_API_KEY",
+    tier="free",
+)
+_FROM_FILE_ONLY = frozenset({"limits", "providers", "aliases"})
+_SECRETS = frozenset({"jwt_secret", "admin_password", "mongodb_uri", "smtp_url", "metrics_token"})
+
+
+def _comma_separated(value: object) -> object:
+    if isinstance(value, str):
+        return tuple(item.strip() for item in value.split(",") if item.strip())
+    return value
+
+
+class Settings(BaseSettings):
+    """Everything that an operator can set. Each field is also an environment variable, in capitals."""
+
+    model_config = SettingsConfigDict(extra="ignore", frozen=True, env_ignore_empty=True)
+
+    host: str | None = Field(
+        None, description="address to listen on; default 127.0.0.1 in development, 0.0.0.0 in production"
+    )
+    port: int = Field(5000, ge=1, le=65535, description="port to listen on")
+    environment: Literal["development", "production"] = Field(
+        "development",
+        validation_alias=AliasChoices("environment", "node_env"),
+        description="production refuses weak secrets and the embedded database",
+    )
+    data_dir: Path = Field(Path("data"), description="where the embedded database and generated secrets live")
+    mongodb_uri: str | None = Field(
+        None, description="MongoDB to use; without it a private mongod is started"
+    )
+    database: str = Field("aipasta", description="database to use when MONGODB_URI names none")
+    jwt_secret: str | None = Field(
+        None, description="signs tokens, at least 32 characters; made up in development"
+    )
+    jwt_expires_in: str = Field(
+        "7d", pattern=r"^\d+[smhd]$", description="how long a token is good, as 7d or 12h"
+    )
+    jwt_cookie_expires_in: int = Field(7, ge=1, description="how long the `jwt` cookie is kept, in days")
+    openrouter_base_url: str | None = Field(None, description="where OpenRouter is, for tests and proxies")
+    huggingface_base_url: str | None = Field(None, description="where Hugging Face's router is, likewise")
+    allowed_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        ("http://localhost:3000", "http://localhost:3001"), description="browser origins, separated by commas"
+    )
+    admin_email: str | None = Field(None, description="e-mail of the first admin, made at start")
+    admin_password: str | None = Field(None, description="password of the first admin")
+    usd_inr_rate: Decimal = Field(Decimal(83), gt=0, description="rupees per dollar for the INR figures")
+    metrics_token: str | None = Field(
+        None, description="Bearer token for /metrics; without it, private addresses only"
+    )
+    drain_seconds: float = Field(30, ge=0, description="how long running requests may go on after SIGTERM")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="least severe level logged"
+    )
+    catalog_refresh_seconds: float = Field(
+        900, ge=1, description="how often the providers' model lists are read"
+    )
+    keep_alive_seconds: float = Field(15, gt=0, description="silence after which a stream gets a comment")
+    limits: Limits = Limits()
+    providers: dict[str, ProviderSettings] = Field(
+        default_factory=lambda: {"openrouter": _OPENROUTER, "huggingface": _HUGGINGFACE}
+    )
+    aliases: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    provider_keys: dict[str, tuple[str, ...]] = Field(default_factory=dict, exclude=True, repr=False)
+
+    _split_origins = field_validator("allowed_origins", mode="before")(_comma_separated)
+
+    @field_validator("aliases", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: object) -> object:
+        if isinstance(value, dict):
+            return {name: (ids,) if isinstance(ids, str) else ids for name, ids in value.items()}
+        return value
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003  replaced by one without the file's sections
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003  likewise
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003  not used here
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Put the environment over `.env` over the values that `load` has read from config.yaml."""
+        return (_Environment(settings_cls), _DotEnv(settings_cls, env_file=".env"), init_settings)
+
+    @property
+    def is_production(self) -> bool:
+        """Say whether the strict rules hold."""
+        return self.environment == "production"
+
+    @property
+    def listen_host(self) -> str:
+        """Return the address to listen on."""
+        return self.host or ("0.0.0.0" if self.is_production else "127.0.0.1")  # noqa: S104  asked for by ENVIRONMENT
+
+    @property
+    def token_lifetime(self) -> int:
+        """Return how long a token is good, in seconds."""
+        return (
+            int(self.jwt_expires_in[:-1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[self.jwt_expires_in[-1]]
+        )
+
+    def enabled_providers(self) -> dict[str, ProviderSettings]:
+        """Return the providers to use: those that are on and have a key, or need none.
+
+        Without any, in development, that is the built-in demo, so that the first request works at once.
+        """
+        enabled = {
+            name: provider
+            for name, provider in self.providers.items()
+            if provider.enabled and (provider.api_key_env is None or self.provider_keys.get(name))
+        }
+        if not enabled and not self.is_production:
+            return {"demo": ProviderSettings(plugin="demo")}
+        return enabled
+
+
+class _Environment(EnvSettingsSource):
+    def get_field_value(self, field: Any, field_name: str) -> tuple[Any, str, bool]:
+        if field_name in _FROM_FILE_ONLY | {"provider_keys"}:
+            return None, field_name, False
+        return super().get_field_value(field, field_name)
+
+
+class _DotEnv(_Environment, DotEnvSettingsSource):
+    pass
+
+
+def load(config_file: Path | None = None) -> Settings:
+    """Read the configuration; raise `SettingsError` with one line that names what is wrong.
+
+    `config_file` defaults to `CONFIG_FILE`, then to config.yaml in the working folder, which may be missing.
+    """
+    variables = {**dotenv_values(".env"), **os.environ}
+    path = config_file or (Path(variables["CONFIG_FILE"] or "") if "CONFIG_FILE" in variables else None)
+    values = _read_file(path or Path("config.yaml"), must_exist=path is not None)
+    try:
+        settings = Settings(**values)
+        settings = _with_environment(settings, variables)
+    except ValidationError as exc:
+        raise SettingsError(_one_line(exc)) from exc
+    _check(settings)
+    return (
+        settings if settings.jwt_secret else settings.model_copy(update={"jwt_secret": _own_secret(settings)})
+    )
+
+
+def _read_file(path: Path, *, must_exist: bool) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as exc:
+        if must_exist:
+            raise SettingsError(f"CONFIG_FILE: there is no file {path}") from exc
+        return {}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as exc:
+        raise SettingsError(f"{path}: cannot be read: {' '.join(str(exc).split())}") from exc
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise SettingsError(f"{path}: must be a mapping of settings")
+    for key in values:
+        if key in _SECRETS:
+            raise SettingsError(
+                f"{path}: {key}: secrets belong in the environment ({str(key).upper()}), not in this file"
+            )
+        if key not in Settings.model_fields or key == "provider_keys":
+            raise SettingsError(f"{path}: {key}: there is no such setting")
+    return values
+
+
+def _with_environment(settings: Settings, variables: Mapping[str, str | None]) -> Settings:
+    """Add what depends on other settings: the providers' keys by the names of their variables, and their URLs."""
+    providers, keys = dict(settings.providers), {}
+    for name, url in (
+        ("openrouter", settings.openrouter_base_url),
+        ("huggingface", settings.huggingface_base_url),
+    ):
+        if url and name in providers:
+            values = {**providers[name].model_dump(), "base_url": url}
+            providers[name] = ProviderSettings.model_validate(values)
+    for name, provider in providers.items():
+        if provider.api_key_env is not None:
+            keys[name] = tuple(
+                key.strip() for key in (variables.get(provider.api_key_env) or "").split(",") if key.strip()
+            )
+    return settings.model_copy(update={"providers": providers, "provider_keys": keys})
+
+
+def _check(settings: Settings) -> None:
+    for name in settings.providers:
+        if "/" in name or not name:
+            raise SettingsError(
+                f"providers: {name!r}: a provider's name is a prefix of model ids and has no slash"
+            )
+    if bool(settings.admin_email) != bool(settings.admin_password):
+        raise SettingsError("ADMIN_EMAIL and ADMIN_PASSWORD: set both or neither")
+    if settings.jwt_secret is not None and _is_weak(settings.jwt_secret) and settings.is_production:
+        raise SettingsError(f"JWT_SECRET: must be random and have at least {MIN_SECRET_LENGTH} characters")
+    if not settings.is_production:
+        return
+    for name in ("jwt_secret", "mongodb_uri"):
+        if not getattr(settings, name):
+            raise SettingsError(f"{name.upper()}: must be set in production")
+    if "*" in settings.allowed_origins:
+        raise SettingsError("ALLOWED_ORIGINS: must name exact origins in production, not *")
+
+
+def _is_weak(secret: str) -> bool:
+    lowered = secret.lower()
+    return len(secret) < MIN_SECRET_LENGTH or len(set(secret)) < 8 or lowered.startswith(_WEAK_SECRETS)  # noqa: PLR2004
+
+
+def _own_secret(settings: Settings) -> str:
+    """Return the development secret kept under DATA_DIR, making it at the first start."""
+    path = settings.data_dir / "jwt_secret"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        except FileExistsError:
+            return path.read_text(encoding="ascii").strip()
+        secret = secrets.token_urlsafe(48)
+        with os.fdopen(descriptor, "w", encoding="ascii") as file:
+            file.write(secret)
+    except OSError as exc:
+        raise SettingsError(f"DATA_DIR: {settings.data_dir} cannot be written: {exc.strerror}") from exc
+    return secret
+
+
+def _one_line(error: ValidationError) -> str:
+    """Name every wrong setting with its reason, the environment's ones as the operator spells them."""
+    reasons = []
+    for item in error.errors():
+        location = ".".join(str(part) for part in item["loc"])
+        name = location if item["loc"][0] in _FROM_FILE_ONLY else location.upper()
+        reasons.append(f"{name}: {item['msg'].removeprefix('Value error, ')}")
+    return "; ".join(reasons)

@@ -1,0 +1,43 @@
+"""What every test may ask for: a real database, real simulated providers, a real gateway on a real socket."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from proxy.mongod import embedded_mongod
+from proxy.settings import Settings
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _clean_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep the developer's own settings out of the tests: no variable, no .env, no config.yaml of his."""
+    names = {name.upper() for name in Settings.model_fields} | {"NODE_ENV", "CONFIG_FILE"}
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [*names, "OPENROUTER_API_KEY", "HUGGINGFACE_API_KEY"]:
+            patch.delenv(name, raising=False)
+        patch.chdir(tmp_path_factory.mktemp("cwd"))
+        yield
+
+
+@pytest.fixture(scope="session")
+def mongodb_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Yield the URI of one embedded MongoDB for all tests, without a database's name."""
+    with embedded_mongod(tmp_path_factory.mktemp("mongodb")) as mongod:
+        yield mongod.uri
+
+
+@pytest.fixture
+def mongodb_uri(mongodb_server: str, request: pytest.FixtureRequest) -> str:
+    """Return the URI of a database that no other test uses."""
+    name = f"t{abs(hash(request.node.nodeid)) % 10**12}_{os.getpid()}"
+    return mongodb_server.replace("/aipasta?", f"/{name}?")
+
+
+@pytest.fixture
+def project() -> Path:
+    """Return the project's folder."""
+    return Path(__file__).resolve().parent.parent

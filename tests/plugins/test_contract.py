@@ -1,0 +1,44 @@
+"""The contract: values that nobody changes, and a law about what a plugin may know."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import sys
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+
+import plugins
+from plugins import contract
+
+SOURCES = sorted(Path(plugins.__file__).parent.glob("*.py"))
+FORBIDDEN = {"asyncio", "datetime", "os", "random", "socket", "time", "uuid"}
+VALUES = [
+    each for each in vars(contract).values() if isinstance(each, type) and dataclasses.is_dataclass(each)
+]
+
+
+@pytest.mark.parametrize("value", VALUES)
+def test_values_are_frozen(value: type) -> None:
+    """Every value of the contract is frozen and has slots."""
+    assert value.__dataclass_params__.frozen  # type: ignore[attr-defined]
+    assert hasattr(value, "__slots__")
+
+
+def test_unknown_is_not_zero() -> None:
+    """A price says nothing of what it does not name, and a usage has no cost unless one is given."""
+    price = contract.Price(Decimal(1), Decimal(2))
+    assert (price.cache_read, price.cache_write, price.image_output, price.web_search) == (None,) * 4
+    assert contract.Usage(1, 2).cost is None
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.name)
+def test_plugins_are_pure(source: Path) -> None:
+    """A plugin imports nothing but other plugins, orjson and a standard library without clock or network."""
+    tree = ast.parse(source.read_text())
+    names = [each.module or "" for each in ast.walk(tree) if isinstance(each, ast.ImportFrom)]
+    names += [name.name for each in ast.walk(tree) if isinstance(each, ast.Import) for name in each.names]
+    roots = {name.partition(".")[0] for name in names}
+    assert roots <= (sys.stdlib_module_names - FORBIDDEN) | {"orjson", "plugins"}
