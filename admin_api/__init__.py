@@ -7,6 +7,7 @@ from sanic import Blueprint
 
 import admin_api.auth.endpoints
 import admin_api.users.endpoints
+from admin_api.admin.documents import AuditRecord
 
 
 def blueprints() -> tuple[Blueprint, ...]:
@@ -16,4 +17,4 @@ def blueprints() -> tuple[Blueprint, ...]:
 
 def documents() -> tuple[type[Document], ...]:
     """Return the documents that nobody but the control plane reads."""
-    return ()
+    return (AuditRecord,)

@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 from beanie import PydanticObjectId
 from httpx_aiohttp import AiohttpTransport
+from sanic import Sanic
 
 from admin_api.users.schemas import NewApiKey
 from admin_api.users.service import create_api_key
@@ -22,6 +23,8 @@ from proxy.gateway import Gateway
 from proxy.server import App, create_app, utc_now
 from proxy.settings import ProviderSettings, Settings, Timeouts
 
+# Sanic compiles its own methods anew for every app, which works a second time in this mode alone.
+Sanic.test_mode = True
 _numbers = itertools.count(1)
 JWT_SECRET = "0123456789abcdef0123456789abcdef-for-tests"
 PASSWORD = "correct horse battery"
