@@ -17,6 +17,7 @@ from pymongo.errors import PyMongoError
 from proxy import security
 from proxy.core.limits import UserLimits
 from proxy.core.routing import Role
+from proxy.core.rules import KeyLimits
 from proxy.database import lost
 from proxy.documents import ApiKeyDocument, User
 from proxy.errors import PermissionDenied, Unauthenticated
@@ -35,6 +36,7 @@ class Caller:
     role: Role
     limits: UserLimits
     key_id: str | None = None
+    key_limits: KeyLimits | None = None
     allowed_models: frozenset[str] | None = None
     permissions: frozenset[str] = frozenset({"chat", "models"})
     on_disconnect: str = "auto"

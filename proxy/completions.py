@@ -14,9 +14,10 @@ from datetime import datetime
 
 from proxy.auth import Caller
 from proxy.catalog import Catalog
-from proxy.core import limits, routing
+from proxy.core import limits, pricing, routing
 from proxy.core.chat import ChatRequest
-from proxy.core.routing import Target
+from proxy.core.routing import Target, unpriced
+from proxy.core.rules import Demand
 from proxy.documents import Outcome
 from proxy.errors import Unavailable
 from proxy.exchange import Answer, Client, Exchange, Plan, Services
@@ -126,6 +127,9 @@ class Completions:
     def _want(self, call: Call, targets: Sequence[Target]) -> Want:
         chat, media = call.chat, self._bounds.media
         context = _largest(target.entry.info.context_length for target in targets)
+        price = pricing.dearest(target.entry.price for target in targets)
+        if price is None and call.caller.key_limits is not None and call.caller.key_limits.has_budget:
+            raise unpriced(chat.model)
         most = _largest(target.entry.info.max_output_tokens for target in targets)
         return Want(
             request_id=call.request_id,
@@ -134,7 +138,8 @@ class Completions:
             session_id=call.session_id,
             at=call.at,
             limits=call.caller.limits,
-            prompt_tokens=limits.prompt_bound(chat, context, media),
+            key_limits=call.caller.key_limits,
+            demand=Demand(limits.prompt_bound(chat, context, media), price),
             prompt_estimate=limits.prompt_estimate(chat, context, media),
             output_tokens=limits.output_wish(chat, most, self._bounds.default_output_tokens),
             choices=chat.choices,

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import NamedTuple
 
 from proxy.core.chat import ChatRequest
 
@@ -36,20 +35,6 @@ class MediaTokens:
     image: int
     audio: int
     file: int
-
-
-class Windows(NamedTuple):
-    """The counters' names that a request admitted at one moment belongs to."""
-
-    daily_requests: str
-    monthly_requests: str
-    monthly_tokens: str
-
-
-def windows(now: datetime) -> Windows:
-    """Name the windows of a moment."""
-    day, month = now.strftime("%Y%m%d"), now.strftime("%Y%m")
-    return Windows(f"Dr_{day}", f"Mr_{month}", f"Mt_{month}")
 
 
 def day_ends(now: datetime) -> datetime:

@@ -131,13 +131,20 @@ def version(price: Price | None) -> str | None:
 def _dearest_prompt(price: Price) -> Decimal:
     candidates = [price.prompt, price.cache_read, price.cache_write, price.cache_write_1h]
     for override in price.overrides:
-        candidates += [override.prompt, override.cache_read, override.cache_write]
+        candidates += [
+            override.prompt,
+            override.cache_read,
+            override.cache_write,
+            override.cache_write_1h,
+        ]
     return max(candidate for candidate in candidates if candidate is not None)
 
 
 def _dearest_completion(price: Price) -> Decimal:
-    overrides = (override.completion for override in price.overrides)
-    return max([price.completion, *(completion for completion in overrides if completion is not None)])
+    # Pictures and sound that a model makes count as completion tokens, at prices of their own.
+    candidates = [price.completion, price.image_output, price.audio_output]
+    candidates += [override.completion for override in price.overrides]
+    return max(candidate for candidate in candidates if candidate is not None)
 
 
 def _either(value: Decimal | None, default: Decimal) -> Decimal:

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 from enum import StrEnum
 
-from plugins.contract import ModelInfo, Provider
+from plugins.contract import ModelInfo, Price, Provider
 from proxy.core.chat import ChatRequest
-from proxy.errors import NotFound, PaidModel, PermissionDenied, Unavailable
+from proxy.errors import InvalidRequest, NotFound, PaidModel, PermissionDenied, Unavailable
+
+_FREE = Price(Decimal(0), Decimal(0))
 
 
 class Tier(StrEnum):
@@ -46,6 +49,11 @@ class Entry:
     price_version: str | None = None
     is_available: bool = True
     is_declared_free: bool = False
+
+    @property
+    def price(self) -> Price | None:
+        """Return the price to hold at: the provider's, or nothing where the operator declares it free."""
+        return _FREE if self.info.price is None and self.is_declared_free else self.info.price
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +138,12 @@ def unknown_model(model: str) -> NotFound:
     """Make the error for a model that does not exist, or that the caller may not know of."""
     message = f"The model `{model}` does not exist or you do not have access to it."
     return NotFound(message, code="model_not_found", param="model")
+
+
+def unpriced(model: str) -> InvalidRequest:
+    """Make the error for a model without a known price, asked for by a key whose money is limited."""
+    message = f"The model `{model}` has no known price, and this API key has a budget."
+    return InvalidRequest(message, code="model_not_priced", param="model")
 
 
 def _permitted(

@@ -6,13 +6,15 @@ once. No function reaches a provider without one.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
 from typing import Protocol
 
 from proxy.core.bill import Bill
-from proxy.core.limits import UserLimits
+from proxy.core.limits import FEWEST_TOKENS, UserLimits
+from proxy.core.rules import Demand, KeyLimits, Rule
 from proxy.documents import Outcome
 
 
@@ -20,8 +22,8 @@ from proxy.documents import Outcome
 class Want:
     """What a request needs in order to be admitted.
 
-    `prompt_tokens` bounds the prompt; `output_tokens` is the wished cap of each of `choices` answers and may
-    be lowered. `prompt_estimate` and the names are what is recorded should this process die in mid-request.
+    `demand` bounds the prompt; `output_tokens` is the wished cap of each of `choices` answers and may be
+    lowered. `prompt_estimate` and the names are what is recorded should this process die in mid-request.
     """
 
     request_id: str
@@ -30,7 +32,8 @@ class Want:
     session_id: str | None
     at: datetime
     limits: UserLimits
-    prompt_tokens: int
+    key_limits: KeyLimits | None
+    demand: Demand
     prompt_estimate: int
     output_tokens: int
     choices: int
@@ -39,19 +42,46 @@ class Want:
     model: str
     stream: bool
 
+    @property
+    def least_output(self) -> int:
+        """Return the output, over all choices, below which serving makes no sense."""
+        return self.choices * min(FEWEST_TOKENS, self.output_tokens)
+
+    @property
+    def wished_output(self) -> int:
+        """Return the output that is wished, over all choices."""
+        return self.choices * self.output_tokens
+
 
 @dataclass(frozen=True, slots=True)
 class Reservation:
-    """An admitted request: what is held for it by window, and the output cap (per choice) that it covers."""
+    """An admitted request: its rules, what is held by counter, and the output cap (per choice) that it covers.
+
+    `remaining` is what is left of each counter beside the holds, as far as this process knows.
+    """
 
     want: Want
-    held: dict[str, int]
+    rules: tuple[Rule, ...]
+    held: Mapping[str, int]
     output_tokens: int
+    remaining: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def is_lowered(self) -> bool:
         """Say whether the cap is smaller than what was wished."""
         return self.output_tokens < self.want.output_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a request has come: enough to make its event should this process die now."""
+
+    provider: str
+    model: str
+    generation_id: str | None = None
+    backing: str | None = None
+    deltas: int = 0
+    output_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +132,8 @@ class Standing:
     tokens: int
     cost_usd: Decimal
     cost_inr: Decimal
+    counters: Mapping[str, tuple[int, int]]
+    """Of every counter of the account: what is used, and what is held or leased."""
 
 
 class Meter(Protocol):
@@ -115,6 +147,9 @@ class Meter(Protocol):
 
     async def reserve(self, want: Want) -> Reservation:
         """Admit a request; raise `RateLimited`, `InsufficientFunds`, or `Unavailable` when nobody can tell."""
+
+    def note(self, reservation: Reservation, progress: Progress) -> None:
+        """Take note of how far a request has come, if this meter can remember it."""
 
     async def settle(self, reservation: Reservation, settlement: Settlement) -> None:
         """Record the event and give back what was held beyond it; returns once the event is durable.

@@ -9,7 +9,7 @@ and is closed by whoever sweeps first; should its process come back, a correctio
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -18,15 +18,14 @@ import structlog
 from pymongo import ReturnDocument
 from pymongo.errors import DuplicateKeyError, PyMongoError
 
-from proxy.core import limits
-from proxy.core.bill import Bill, Counted
-from proxy.core.limits import FEWEST_TOKENS
-from proxy.core.pricing import Charge, CostSource, from_pico
+from proxy.core.rules import Rule, held_elsewhere, refusal, rules_of
 from proxy.database import Database, lost
-from proxy.documents import ACCOUNTS, EVENTS, Outcome
+from proxy.documents import ACCOUNTS, EVENTS
 from proxy.errors import GatewayError, RateLimited
-from proxy.metering.contract import Reservation, Settlement, Standing, Want
+from proxy.metering.accounts import standing_of, taken, used_and_held
+from proxy.metering.contract import Progress, Reservation, Settlement, Standing, Want
 from proxy.metering.event import Event, correction, is_unknown, totals_of, usage_event
+from proxy.metering.memory import recall, remember, unknown
 
 SWEEP_SECONDS = 15.0
 _SWEEP_BATCH = 100
@@ -60,21 +59,27 @@ class DirectMeter:
 
     async def reserve(self, want: Want) -> Reservation:
         """Admit a request with one conditional update of its user's account."""
+        rules = rules_of(want.limits, want.key_id, want.key_limits, want.demand, want.at)
         try:
-            account = await self._hold(want)
+            account = await self._hold(want, rules)
             if account is None:
                 await self._open_account(want.user_id)
-                account = await self._hold(want)
+                account = await self._hold(want, rules)
             if account is None:
-                raise await self._refusal(want)
+                raise await self._refusal(want, rules)
         except PyMongoError as exc:
             # The hold may or may not have been written; nobody will ever settle it.
             self._in_background(self._give_back(want))
             raise lost(exc) from exc
         held = next(hold["s"] for hold in account["h"] if hold["_id"] == want.request_id)
-        tokens = held[limits.windows(want.at).monthly_tokens]
-        cap = min(want.output_tokens, (tokens - want.prompt_tokens) // want.choices)
-        return Reservation(want, held, cap)
+        # Every rule with a slope tells the cap that was granted; one without says nothing about it.
+        caps = [(held[rule.counter] - rule.fixed) // rule.slope for rule in rules if rule.slope]
+        cap = min(want.output_tokens, min(caps, default=want.wished_output) // want.choices)
+        remaining = {rule.counter: rule.limit - sum(used_and_held(account, rule.counter)) for rule in rules}
+        return Reservation(want, rules, held, cap, remaining)
+
+    def note(self, reservation: Reservation, progress: Progress) -> None:
+        """Forget it: this meter keeps nothing between its two updates."""
 
     async def settle(self, reservation: Reservation, settlement: Settlement) -> None:
         """Write the event and then count it, however often the database has to be asked."""
@@ -91,17 +96,7 @@ class DirectMeter:
             account = await self._accounts.find_one({"_id": user_id}, {"c": 1, "t": 1}) or {}
         except PyMongoError as exc:
             raise lost(exc) from exc
-        names, counters, totals = limits.windows(at), account.get("c", {}), account.get("t", {})
-        used = {name: counters.get(name, {}).get("u", 0) for name in (*names,)}
-        return Standing(
-            daily_requests=used[names.daily_requests],
-            monthly_requests=used[names.monthly_requests],
-            monthly_tokens=used[names.monthly_tokens],
-            requests=totals.get("requests", 0),
-            tokens=totals.get("tokens", 0),
-            cost_usd=from_pico(totals.get("usdPico", 0)),
-            cost_inr=from_pico(totals.get("inrPico", 0)),
-        )
+        return standing_of(account, at)
 
     async def sweep(self, now: datetime) -> int:
         """Close the holds that ran out before `now`; return how many there were."""
@@ -135,76 +130,52 @@ class DirectMeter:
         self._background.add(task)
         task.add_done_callback(self._background.discard)
 
-    async def _hold(self, want: Want) -> dict[str, Any] | None:
-        names = limits.windows(want.at)
-        most = {
-            names.daily_requests: want.limits.daily_requests,
-            names.monthly_requests: want.limits.monthly_requests,
-        }
-        tokens_left = {"$subtract": [want.limits.monthly_tokens, _taken(names.monthly_tokens)]}
-        granted = {"$min": [want.prompt_tokens + want.choices * want.output_tokens, tokens_left]}
-        conditions: list[Any] = [{"$lt": [_taken(name), limit]} for name, limit in most.items()]
-        conditions.append({"$gte": [tokens_left, _fewest(want)]})
-        amounts: dict[str, Any] = {**dict.fromkeys(most, 1), names.monthly_tokens: granted}
+    async def _hold(self, want: Want, rules: Sequence[Rule]) -> dict[str, Any] | None:
+        left = {rule.counter: {"$subtract": [rule.limit, taken(rule.counter)]} for rule in rules}
+        conditions = [{"$gte": [left[rule.counter], rule.need(want.least_output)]} for rule in rules]
+        caps = [_division(left[rule.counter], rule) for rule in rules if rule.slope]
+        amounts = {rule.counter: _need(rule, "$_cap") for rule in rules}
         hold = {
             "_id": want.request_id,
             "exp": want.at + timedelta(seconds=self._hold_seconds),
             "s": amounts,
-            "w": {"$literal": _remember(want)},
+            "w": {"$literal": remember(want)},
         }
         return await self._accounts.find_one_and_update(
             {"_id": want.user_id, "h._id": {"$ne": want.request_id}, "$expr": {"$and": conditions}},
             [
-                # Stages see each other's result: the hold is written first, while the counters are still old.
+                # A stage sees what the one before has made of the document: first the cap, while all is old.
+                {"$set": {"_cap": {"$toLong": {"$min": [want.wished_output, *caps]}}}},
                 {"$set": {"h": {"$concatArrays": [{"$ifNull": ["$h", []]}, [hold]]}}},
-                {"$set": {"_last": {"$last": "$h"}}},
                 {
                     "$set": {
-                        f"c.{name}": {
-                            "u": {"$ifNull": [f"$c.{name}.u", 0]},
-                            "l": {"$add": [{"$ifNull": [f"$c.{name}.l", 0]}, f"$_last.s.{name}"]},
+                        f"c.{counter}": {
+                            "u": {"$ifNull": [f"$c.{counter}.u", 0]},
+                            "l": {"$add": [{"$ifNull": [f"$c.{counter}.l", 0]}, amount]},
                         }
-                        for name in amounts
+                        for counter, amount in amounts.items()
                     }
                 },
-                {"$unset": "_last"},
+                {"$unset": "_cap"},
             ],
-            projection={"h": 1},
+            projection={"h": 1, **{f"c.{rule.counter}": 1 for rule in rules}},
             return_document=ReturnDocument.AFTER,
         )
 
     async def _open_account(self, user_id: str) -> None:
         await self._accounts.update_one({"_id": user_id}, {"$setOnInsert": {"c": {}, "h": []}}, upsert=True)
 
-    async def _refusal(self, want: Want) -> GatewayError:
+    async def _refusal(self, want: Want, rules: Sequence[Rule]) -> GatewayError:
         """Explain a refusal: which limit, and whether waiting for other requests to end can help."""
         account = await self._accounts.find_one({"_id": want.user_id}, {"c": 1}) or {}
-        names = limits.windows(want.at)
-        rules = (
-            (names.daily_requests, want.limits.daily_requests, 1, "Daily request limit", limits.day_ends),
-            (
-                names.monthly_requests,
-                want.limits.monthly_requests,
-                1,
-                "Monthly request limit",
-                limits.month_ends,
-            ),
-            (
-                names.monthly_tokens,
-                want.limits.monthly_tokens,
-                _fewest(want),
-                "Monthly token limit",
-                limits.month_ends,
-            ),
-        )
-        for name, limit, need, title, ends in rules:
-            counter = account.get("c", {}).get(name, {})
-            if counter.get("u", 0) + need > limit:
-                wait = (ends(want.at) - want.at).total_seconds()
-                message = f"{title} exceeded: {counter.get('u', 0)} of {limit} used, {need} needed."
-                return RateLimited(message, retry_after=wait, should_retry=False)
-        message = "Other requests of this account hold what is left of its limits; try again in a moment."
-        return RateLimited(message, retry_after=1)
+        for rule in rules:
+            used, _ = used_and_held(account, rule.counter)
+            if used + rule.need(want.least_output) > rule.limit:
+                return refusal(rule, used, want.least_output, want.at)
+        for rule in rules:
+            if sum(used_and_held(account, rule.counter)) + rule.need(want.least_output) > rule.limit:
+                return held_elsewhere(rule)
+        return RateLimited("Other requests hold what is left; try again in a moment.", retry_after=1)
 
     async def _record(self, event: Event) -> None:
         """Insert the event and count what is stored under its id; a correction follows if that is not ours."""
@@ -259,19 +230,8 @@ class DirectMeter:
             await self._count(user_id, str(hold["_id"]), stored)
             return
         log.warning("closing the hold of a lost request", request=hold["_id"])
-        reservation = Reservation(_recall(str(hold["_id"]), user_id, memory), dict(hold["s"]), 0)
-        await self._record(usage_event(reservation, self._unknown(reservation, memory["estimate"])))
-
-    def _unknown(self, reservation: Reservation, prompt_estimate: int) -> Settlement:
-        return Settlement(
-            outcome=Outcome.UNKNOWN,
-            bill=Bill(Counted(prompt=prompt_estimate), Charge(None, CostSource.UNKNOWN, estimated=True)),
-            usd_inr_rate=self._usd_inr_rate,
-            provider=reservation.want.provider,
-            model=reservation.want.model,
-            total_ms=round(self._hold_seconds * 1000),
-            attempts=(),
-        )
+        reservation = recall(str(hold["_id"]), memory, hold["s"])
+        await self._record(usage_event(reservation, unknown(reservation, None, self._usd_inr_rate)))
 
     async def _sweep_for_ever(self) -> None:
         while True:
@@ -282,43 +242,10 @@ class DirectMeter:
                 log.warning("sweeping waits for the database", cause=str(exc)[:200])
 
 
-def _taken(name: str) -> dict[str, Any]:
-    return {"$add": [{"$ifNull": [f"$c.{name}.u", 0]}, {"$ifNull": [f"$c.{name}.l", 0]}]}
+def _division(left: object, rule: Rule) -> dict[str, Any]:
+    """Return the expression for the output that what is left of a limit pays for, without going through doubles."""
+    return {"$floor": {"$divide": [{"$toDecimal": {"$subtract": [left, rule.fixed]}}, rule.slope]}}
 
 
-def _fewest(want: Want) -> int:
-    """Return the tokens below which serving the request makes no sense."""
-    return want.prompt_tokens + want.choices * min(FEWEST_TOKENS, want.output_tokens)
-
-
-def _remember(want: Want) -> dict[str, Any]:
-    """Keep what an event needs, should this process not live to write it."""
-    return {
-        "at": want.at,
-        "key": want.key_id,
-        "session": want.session_id,
-        "asked": want.requested_model,
-        "provider": want.provider,
-        "model": want.model,
-        "stream": want.stream,
-        "estimate": want.prompt_estimate,
-    }
-
-
-def _recall(request_id: str, user_id: str, memory: Mapping[str, Any]) -> Want:
-    return Want(
-        request_id=request_id,
-        user_id=user_id,
-        key_id=memory["key"],
-        session_id=memory["session"],
-        at=memory["at"],
-        limits=limits.UserLimits(0, 0, 0),
-        prompt_tokens=0,
-        prompt_estimate=memory["estimate"],
-        output_tokens=0,
-        choices=1,
-        requested_model=memory["asked"],
-        provider=memory["provider"],
-        model=memory["model"],
-        stream=memory["stream"],
-    )
+def _need(rule: Rule, cap: str) -> dict[str, Any]:
+    return {"$add": [rule.fixed, {"$multiply": [rule.slope, cap]}]}

@@ -10,6 +10,7 @@ from typing import Any
 from bson.decimal128 import Decimal128
 
 from proxy.core import pricing
+from proxy.core.rules import used_of
 from proxy.documents import Outcome
 from proxy.metering.contract import AttemptRecord, Reservation, Settlement
 
@@ -21,7 +22,13 @@ def usage_event(reservation: Reservation, settlement: Settlement) -> Event:
     want, tokens, charge = reservation.want, settlement.bill.tokens, settlement.bill.charge
     cost = charge.cost
     inr = None if cost is None else cost * settlement.usd_inr_rate
-    used = used_by_window(reservation, settlement)
+    cost_pico = 0 if cost is None else pricing.to_pico(cost)
+    used = used_of(
+        reservation.held,
+        settlement.bill,
+        counts_as_request=settlement.counts_as_request,
+        cost_pico=cost_pico,
+    )
     return {
         "_id": want.request_id,
         "kind": "usage",
@@ -46,7 +53,7 @@ def usage_event(reservation: Reservation, settlement: Settlement) -> Event:
             "reasoning": tokens.reasoning,
         },
         "costUsd": _decimal128(cost),
-        "costPico": 0 if cost is None else pricing.to_pico(cost),
+        "costPico": cost_pico,
         "costInr": _decimal128(inr),
         "costInrPico": 0 if inr is None else pricing.to_pico(inr),
         "usdInrRate": Decimal128(settlement.usd_inr_rate),
@@ -88,15 +95,6 @@ def correction(stored: Mapping[str, Any], true: Event) -> Event:
 def correction_id(request_id: str) -> str:
     """Name the correction of a request's event: one at most, so that applying it twice is a no-op."""
     return f"{request_id}:correction"
-
-
-def used_by_window(reservation: Reservation, settlement: Settlement) -> dict[str, int]:
-    """Say what the event adds to each counter that the reservation holds an amount of."""
-    requests = int(settlement.counts_as_request)
-    return {
-        name: settlement.bill.tokens.total if name.startswith("Mt_") else requests
-        for name in reservation.held
-    }
 
 
 def totals_of(event: Mapping[str, Any]) -> dict[str, int]:

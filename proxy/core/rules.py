@@ -1,0 +1,251 @@
+"""The limits that one request touches, each as a counter's name and what the request holds of it at most.
+
+Every hold is linear in the output cap: `fixed + slope * output tokens`. A request takes one from a request
+limit (slope 0), its prompt and its output from a token limit (slope 1), and money at the highest price that can
+apply. So one rule serves every limit, and the cap that is affordable under all of them is one division each.
+
+Counter names hold letters, digits and underscores that are ours alone: they become field paths in the database.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from decimal import ROUND_CEILING, Decimal
+from enum import StrEnum
+
+from plugins.contract import Price
+from proxy.core.bill import Bill
+from proxy.core.limits import UserLimits, day_ends, month_ends
+from proxy.core.pricing import to_pico
+from proxy.errors import GatewayError, InsufficientFunds, RateLimited
+
+_PICO = Decimal(10) ** 12
+_PATIENCE = 60.0
+"""A client that is told to wait longer than this many seconds is told not to try again by itself."""
+
+
+class Kind(StrEnum):
+    """What a counter counts; the first letter of its name."""
+
+    REQUESTS = "R"
+    TOKENS = "T"
+    COST = "C"
+    CONCURRENCY = "P"
+
+
+class Period(StrEnum):
+    """How long a window lasts; the second letter of a counter's name."""
+
+    MINUTE = "i"
+    DAY = "d"
+    WEEK = "w"
+    MONTH = "m"
+    EVER = "e"
+
+
+@dataclass(frozen=True, slots=True)
+class KeyLimits:
+    """What one API key may use besides its user's limits; `None` means no limit. Money is USD."""
+
+    daily_budget: Decimal | None = None
+    weekly_budget: Decimal | None = None
+    monthly_budget: Decimal | None = None
+    total_budget: Decimal | None = None
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+    concurrent_requests: int | None = None
+
+    @property
+    def has_budget(self) -> bool:
+        """Say whether money is limited, so that every price has to be known."""
+        budgets = (self.daily_budget, self.weekly_budget, self.monthly_budget, self.total_budget)
+        return any(budget is not None for budget in budgets)
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One limit: what it counts, its window, how much of it there is, and what the request holds of it."""
+
+    counter: str
+    limit: int
+    fixed: int
+    slope: int
+    kind: Kind
+    period: Period
+    is_of_key: bool
+
+    def need(self, output_tokens: int) -> int:
+        """Return what is held for a request with this output cap, over all its choices."""
+        return self.fixed + self.slope * output_tokens
+
+    def affordable(self, available: int) -> int | None:
+        """Return the output cap that an amount pays for; negative when it does not pay for the prompt.
+
+        `None` means that the output does not matter to this limit, which is kept.
+        """
+        if self.slope == 0:
+            return None if available >= self.fixed else -1
+        return (available - self.fixed) // self.slope
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """The sizes that a request's holds are computed from: upper bounds, and the price they are held at."""
+
+    prompt_tokens: int
+    price: Price | None
+
+
+def rules_of(
+    limits: UserLimits, key_id: str | None, key_limits: KeyLimits | None, demand: Demand, now: datetime
+) -> tuple[Rule, ...]:
+    """Return the rules that a request admitted at `now` falls under.
+
+    A budget needs `demand.price`; whoever admits refuses a request without one before.
+    """
+    prompt = demand.prompt_tokens
+    rules = [
+        _rule(Kind.REQUESTS, Period.DAY, limits.daily_requests, now, fixed=1),
+        _rule(Kind.REQUESTS, Period.MONTH, limits.monthly_requests, now, fixed=1),
+        _rule(Kind.TOKENS, Period.MONTH, limits.monthly_tokens, now, fixed=prompt, slope=1),
+    ]
+    if key_id is None or key_limits is None:
+        return tuple(rules)
+    if key_limits.requests_per_minute is not None:
+        rules.append(
+            _rule(Kind.REQUESTS, Period.MINUTE, key_limits.requests_per_minute, now, key_id, fixed=1)
+        )
+    if key_limits.tokens_per_minute is not None:
+        most = key_limits.tokens_per_minute
+        rules.append(_rule(Kind.TOKENS, Period.MINUTE, most, now, key_id, fixed=prompt, slope=1))
+    if key_limits.concurrent_requests is not None:
+        most = key_limits.concurrent_requests
+        rules.append(_rule(Kind.CONCURRENCY, Period.EVER, most, now, key_id, fixed=1))
+    budgets = (
+        (Period.DAY, key_limits.daily_budget),
+        (Period.WEEK, key_limits.weekly_budget),
+        (Period.MONTH, key_limits.monthly_budget),
+        (Period.EVER, key_limits.total_budget),
+    )
+    for period, budget in budgets:
+        if budget is not None and demand.price is not None:
+            fixed = _up(prompt * demand.price.prompt + demand.price.request)
+            slope = _up(demand.price.completion)
+            rules.append(_rule(Kind.COST, period, to_pico(budget), now, key_id, fixed=fixed, slope=slope))
+    return tuple(rules)
+
+
+def counter_name(kind: Kind, period: Period, now: datetime, key_id: str | None = None) -> str:
+    """Name the counter of a moment, as `Rd_20261123`, or `Cw_2026W48_<key id>` for a key's."""
+    name = f"{kind}{period}_{_window(period, now)}"
+    return name if key_id is None else f"{name}_{key_id}"
+
+
+def kind_of(counter: str) -> Kind:
+    """Say what a counter counts, by its name."""
+    return Kind(counter[0])
+
+
+def ends_at(period: Period, now: datetime) -> datetime | None:
+    """Return when the window of a moment ends; `None` when it never does."""
+    match period:
+        case Period.MINUTE:
+            return now.replace(second=0, microsecond=0) + timedelta(minutes=1)
+        case Period.DAY:
+            return day_ends(now)
+        case Period.WEEK:
+            return day_ends(now) + timedelta(days=7 - now.isoweekday())
+        case Period.MONTH:
+            return month_ends(now)
+        case Period.EVER:
+            return None
+
+
+def used_of(
+    counters: Iterable[str], bill: Bill, *, counts_as_request: bool, cost_pico: int
+) -> dict[str, int]:
+    """Say what a bill adds to each of the counters that were held."""
+    amounts = {
+        Kind.REQUESTS: int(counts_as_request),
+        Kind.TOKENS: bill.tokens.total,
+        Kind.COST: cost_pico,
+        Kind.CONCURRENCY: 0,
+    }
+    return {counter: amounts[kind_of(counter)] for counter in counters}
+
+
+def affordable_output(rules: Iterable[Rule], available: Mapping[str, int], wish: int) -> int:
+    """Return the output cap, at most `wish`, that is affordable under every rule; negative when nothing is."""
+    caps = (rule.affordable(available.get(rule.counter, 0)) for rule in rules)
+    return min([wish, *(cap for cap in caps if cap is not None)])
+
+
+def refusal(rule: Rule, used: int, least: int, now: datetime) -> GatewayError:
+    """Make the error for a limit that `used` has brought so far that `least` output is not affordable."""
+    need, ends = rule.need(least), ends_at(rule.period, now)
+    wait = None if ends is None else (ends - now).total_seconds()
+    if rule.kind is Kind.COST:
+        message = f"{_title(rule)} exceeded: the worst case of this request does not fit into what is left."
+        return InsufficientFunds(message, retry_after=wait, should_retry=False)
+    message = f"{_title(rule)} exceeded: {used} of {rule.limit} used, {need} needed."
+    is_patient = wait is not None and wait <= _PATIENCE and need <= rule.limit
+    return RateLimited(message, retry_after=wait, should_retry=None if is_patient else False)
+
+
+def held_elsewhere(rule: Rule) -> GatewayError:
+    """Make the error for a limit of which only other requests in flight hold what is missing."""
+    if rule.kind is Kind.CONCURRENCY:
+        message = f"Concurrent request limit exceeded: this key may have {rule.limit} requests in flight."
+    else:
+        message = f"{_title(rule)}: other requests in flight hold what is left; try again in a moment."
+    return RateLimited(message, retry_after=1)
+
+
+def _rule(  # noqa: PLR0913  a rule has this many parts, and this is the one place that puts them together
+    kind: Kind,
+    period: Period,
+    limit: int,
+    now: datetime,
+    key_id: str | None = None,
+    *,
+    fixed: int,
+    slope: int = 0,
+) -> Rule:
+    name = counter_name(kind, period, now, key_id)
+    return Rule(name, limit, fixed, slope, kind, period, is_of_key=key_id is not None)
+
+
+def _window(period: Period, now: datetime) -> str:
+    now = now.astimezone(UTC)
+    match period:
+        case Period.MINUTE:
+            return now.strftime("%Y%m%d%H%M")
+        case Period.DAY:
+            return now.strftime("%Y%m%d")
+        case Period.WEEK:
+            return now.strftime("%GW%V")
+        case Period.MONTH:
+            return now.strftime("%Y%m")
+        case Period.EVER:
+            return "0"
+
+
+def _title(rule: Rule) -> str:
+    adjectives = {
+        Period.MINUTE: "Per-minute",
+        Period.DAY: "Daily",
+        Period.WEEK: "Weekly",
+        Period.MONTH: "Monthly",
+        Period.EVER: "Total",
+    }
+    nouns = {Kind.REQUESTS: "request limit", Kind.TOKENS: "token limit", Kind.COST: "budget"}
+    return f"{adjectives[rule.period]} {nouns.get(rule.kind, 'limit')}" + (
+        " of this key" if rule.is_of_key else ""
+    )
+
+
+def _up(usd: Decimal) -> int:
+    """Convert USD to pico-dollars for a hold: upwards, so that it is never below the worst case."""
+    return int((usd * _PICO).to_integral_value(rounding=ROUND_CEILING))

@@ -1,0 +1,41 @@
+"""Reading account documents: what is used and held of each counter, and in all."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from proxy.core.pricing import from_pico
+from proxy.core.rules import Kind, Period, counter_name
+from proxy.metering.contract import Standing
+
+
+def taken(counter: str) -> dict[str, Any]:
+    """Return the expression for what is used and held of a counter."""
+    return {"$add": [{"$ifNull": [f"$c.{counter}.u", 0]}, {"$ifNull": [f"$c.{counter}.l", 0]}]}
+
+
+def used_and_held(account: Mapping[str, Any], counter: str) -> tuple[int, int]:
+    """Return what is used and what is held of a counter."""
+    found = account.get("c", {}).get(counter, {})
+    return int(found.get("u", 0)), int(found.get("l", 0))
+
+
+def standing_of(account: Mapping[str, Any], at: datetime) -> Standing:
+    """Read a user's standing from his account document."""
+    totals = account.get("t", {})
+
+    def used(kind: Kind, period: Period) -> int:
+        return used_and_held(account, counter_name(kind, period, at))[0]
+
+    return Standing(
+        daily_requests=used(Kind.REQUESTS, Period.DAY),
+        monthly_requests=used(Kind.REQUESTS, Period.MONTH),
+        monthly_tokens=used(Kind.TOKENS, Period.MONTH),
+        requests=totals.get("requests", 0),
+        tokens=totals.get("tokens", 0),
+        cost_usd=from_pico(totals.get("usdPico", 0)),
+        cost_inr=from_pico(totals.get("inrPico", 0)),
+        counters={counter: used_and_held(account, counter) for counter in account.get("c", {})},
+    )
