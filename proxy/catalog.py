@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import structlog
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 from pymongo import UpdateOne
 from pymongo.errors import PyMongoError
 
@@ -96,7 +96,8 @@ class Catalog:
         except RelayFailed as exc:
             raise CatalogError(exc.failure.message) from exc
         if not 200 <= status < 300:  # noqa: PLR2004  success, as HTTP defines it
-            raise CatalogError(endpoint.provider.read_failure(status, headers, body).message)
+            message = endpoint.provider.read_failure(status, headers, body).message
+            raise CatalogError(endpoint.without_secrets(message))
         try:
             models = endpoint.provider.read_models(body)
         except ValueError as exc:
@@ -164,7 +165,10 @@ class Catalog:
         fields = {"record": 1, "isAvailable": 1, "fetchedAt": 1}
         listed = {"provider": name, "source": self._source(name), "isListed": True}
         async for model in AIModel.get_pymongo_collection().find(listed, fields):
-            info = _record.validate_python(model["record"])
+            try:
+                info = _record.validate_python(model["record"])
+            except ValidationError:
+                continue  # an older or newer release wrote it; the next reading of the provider mends it
             entries.append(self._entry(name, info, is_available=bool(model["isAvailable"])))
             newest = model["fetchedAt"] if newest is None else max(newest, model["fetchedAt"])
         if newest is not None:

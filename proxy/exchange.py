@@ -17,10 +17,11 @@ from typing import Protocol
 import orjson
 
 from plugins.contract import ChatCall, Failure, FailureKind
+from proxy.core.answer import read_answer
 from proxy.core.bill import Served, bill
 from proxy.core.chat import ChatRequest
 from proxy.core.failures import error_for, may_work_elsewhere
-from proxy.core.routing import Target
+from proxy.core.routing import Target, with_native_models
 from proxy.core.stream import ChatStream
 from proxy.documents import Outcome
 from proxy.errors import GatewayError, Unavailable, openai_body
@@ -32,6 +33,7 @@ SETTLE_SECONDS = 2.0
 """How long an answer's last bytes wait for its settlement; it goes on by itself after that."""
 
 KEEP_ALIVE = b": keep-alive\n\n"
+NOT_A_STREAM = Failure(FailureKind.PROVIDER, "The provider answered a stream as a whole.")
 
 
 class ClientGone(Exception):
@@ -135,14 +137,23 @@ class Exchange:
             if self._ending is None or self._task is None:
                 raise
             self._task.uncancel()
+        except BaseException:
+            # A defect of ours: what is held must not stay held for it.
+            self._ending = Outcome.UNKNOWN
+            await self._conclude(reservation, None)
+            raise
+        return await self._close(failure, await self._conclude(reservation, failure))
+
+    async def _conclude(self, reservation: Reservation, failure: Failure | None) -> Settlement | None:
+        """Settle, or refund what never reached a provider."""
         self._is_over = True
         if not self._attempts:
             await self._services.meter.refund(reservation)
-            return await self._close(failure, None)
+            return None
         settlement = self._settlement(reservation, failure)
         self._observe(settlement)
         await self._settle(reservation, settlement)
-        return await self._close(failure, settlement)
+        return settlement
 
     async def _serve(self, reservation: Reservation) -> Failure | None:
         """Try the targets in order until one serves; return the failure of the last one tried."""
@@ -168,7 +179,9 @@ class Exchange:
         failure: Failure | None = None
         reached = True
         try:
-            response = await relay.send(name, request)
+            # Many providers send the head of a whole answer when they have computed it.
+            patience = None if self._plan.chat.stream else endpoint.timeouts.total
+            response = await relay.send(name, request, patience=patience)
             try:
                 status = response.status
                 head = endpoint.provider.read_head(response.headers)
@@ -195,7 +208,8 @@ class Exchange:
         relay, name = self._services.relay, target.entry.provider
         if not 200 <= response.status < 300:  # noqa: PLR2004  success, as HTTP defines it
             return await relay.read_failure(name, response)
-        if self._plan.chat.stream:
+        is_whole = "json" in response.headers.get("content-type", "").lower()
+        if self._plan.chat.stream and not is_whole:
             return await self._pump(response, target)
         return await self._collect(response, target)
 
@@ -207,26 +221,16 @@ class Exchange:
                 self._body = await response.read(MAX_ANSWER_BYTES)
         except TimeoutError:
             return Failure(FailureKind.TIMEOUT, "The provider did not finish its answer in time.")
-        try:
-            frame = orjson.loads(self._body)
-        except orjson.JSONDecodeError:
-            frame = None
-        if not isinstance(frame, dict):
-            return Failure(FailureKind.PROVIDER, "The provider's answer is not JSON.")
-        provider = endpoint.provider
-        backing = provider.read_backing(frame) or self._served.backing
-        usage = provider.read_usage(frame)
-        # Without a usage record the whole answer's size bounds what can be estimated.
-        size = 0 if usage is not None else len(orjson.dumps(frame.get("choices")))
-        self._served = Served(usage, backing, deltas=int(size > 0), output_bytes=size)
-        self._served_model = _text(frame.get("model"))
-        self._generation_id = self._generation_id or _text(frame.get("id"))
-        failure = provider.read_error(frame)
-        if failure is None and not frame.get("choices"):
-            failure = Failure(FailureKind.PROVIDER, "The provider's answer has no choices.")
-        if failure is not None and usage is None:
-            self._served = Served(backing=backing)
-        return failure
+        except RelayFailed:
+            # It was computed and billed as a whole, however little of it has arrived.
+            self._served = replace(self._served, deltas=1, output_bytes=response.received)
+            raise
+        answer = read_answer(endpoint.provider, self._body)
+        backing = answer.backing or self._served.backing
+        self._served = Served(answer.usage, backing, int(answer.output_bytes > 0), answer.output_bytes)
+        self._served_model = answer.served_model
+        self._generation_id = self._generation_id or answer.upstream_id
+        return answer.failure or (NOT_A_STREAM if self._plan.chat.stream else None)
 
     async def _pump(self, response: UpstreamResponse, target: Target) -> Failure | None:
         """Pass a stream on, event by event, until it ends."""
@@ -246,6 +250,9 @@ class Exchange:
                         await self._send(out)
                     if stream.failure is not None or stream.is_done:
                         break
+                    # Who serves, and so whether closing stops the bill, may be known only now.
+                    if self._client_is_gone and self._should_cancel():
+                        self._end(Outcome.CLIENT_GONE)
                     patience.reschedule(min(deadline, self._loop.time() + endpoint.timeouts.idle))
         except TimeoutError:
             if self._writing.locked():
@@ -268,7 +275,8 @@ class Exchange:
     def _chat_call(self, target: Target, reservation: Reservation) -> ChatCall:
         most = target.entry.info.max_output_tokens
         cap = reservation.output_tokens if most is None else min(reservation.output_tokens, most)
-        return ChatCall(self._plan.chat.body, target.model, self._plan.chat.stream, cap)
+        body = with_native_models(self._plan.chat.body, self._plan.targets, target)
+        return ChatCall(body, target.model, self._plan.chat.stream, cap)
 
     async def _send(self, data: bytes) -> None:
         """Send to the client; when it has left, decide whether reading on is of use."""
@@ -338,11 +346,16 @@ class Exchange:
         if failure is None:
             message = "This gateway is shutting down; try again."
             return Unavailable(message, retry_after=1)
-        return error_for(failure, self._target.entry.provider)
+        name = self._target.entry.provider
+        message = self._services.relay.endpoints[name].without_secrets(failure.message)
+        return error_for(replace(failure, message=message), name)
 
     def _settlement(self, reservation: Reservation, failure: Failure | None) -> Settlement:
         entry, now = self._target.entry, self._loop.time()
-        has_failed = failure is not None and failure.kind is not FailureKind.TIMEOUT
+        # Where it was we who lost patience, nobody has said that nothing will be billed.
+        has_failed = failure is not None and (
+            failure.kind is not FailureKind.TIMEOUT or failure.status is not None
+        )
         made = bill(
             entry, self._served, prompt_estimate=reservation.want.prompt_estimate, has_failed=has_failed
         )
@@ -376,7 +389,3 @@ class Exchange:
             metrics.unpriced.labels(name).inc()
         else:
             metrics.cost.labels(name, model).inc(float(charge.cost))
-
-
-def _text(value: object) -> str | None:
-    return value if isinstance(value, str) else None

@@ -13,6 +13,7 @@ import secrets
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from urllib.parse import urlsplit
 
 import aiohttp
 import httpx
@@ -74,6 +75,14 @@ class Endpoint:
             return None
         return self.api_keys[next(self._turns) % len(self.api_keys)]
 
+    def without_secrets(self, text: str) -> str:
+        """Take out of a provider's text what only the operator may know: its keys and where it is."""
+        place = urlsplit(self.base_url)
+        for secret in (*self.api_keys, self.base_url, place.netloc, place.hostname):
+            if secret:
+                text = text.replace(secret, "[removed]")
+        return text
+
 
 class UpstreamResponse:
     """An open answer: read it by `chunks` or `read`, and close it."""
@@ -83,12 +92,14 @@ class UpstreamResponse:
         self._response = response
         self.status = response.status_code
         self.headers: Mapping[str, str] = {name.lower(): value for name, value in response.headers.items()}
+        self.received = 0
         self._closed = False
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """Iterate over the body as it arrives; raise `RelayFailed` when it breaks off."""
         try:
             async for chunk in self._response.stream:  # type: ignore[union-attr]  # an async transport streams so
+                self.received += len(chunk)
                 yield chunk
         except (httpx.HTTPError, aiohttp.ClientError, OSError) as exc:
             raise translated(exc) from exc
@@ -121,9 +132,15 @@ class Relay:
         """Use these endpoints, by the providers' configured names."""
         self.endpoints = dict(endpoints)
 
-    async def send(self, name: str, request: UpstreamRequest) -> UpstreamResponse:
-        """Send a request and wait for the response headers; raise `RelayFailed` when there are none in time."""
+    async def send(
+        self, name: str, request: UpstreamRequest, *, patience: float | None = None
+    ) -> UpstreamResponse:
+        """Send a request and wait for the response headers; raise `RelayFailed` when there are none in time.
+
+        `patience` is in seconds; by default it is the endpoint's for the first byte.
+        """
         endpoint = self.endpoints[name]
+        patience = endpoint.timeouts.first_byte if patience is None else patience
         outgoing = httpx.Request(
             request.method,
             endpoint.base_url + request.path,
@@ -132,7 +149,7 @@ class Relay:
             extensions={"timeout": {"connect": endpoint.timeouts.connect, "pool": endpoint.timeouts.connect}},
         )
         try:
-            async with asyncio.timeout(endpoint.timeouts.first_byte):
+            async with asyncio.timeout(patience):
                 return UpstreamResponse(await endpoint.transport.handle_async_request(outgoing))
         except (httpx.HTTPError, aiohttp.ClientError, OSError) as exc:
             raise translated(exc) from exc

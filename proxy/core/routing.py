@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from enum import StrEnum
+from typing import Any
 
 from plugins.contract import ModelInfo, Price, Provider
 from proxy.core.chat import ChatRequest
@@ -127,6 +128,21 @@ def route(
             f"{names} costs extra and needs a premium account.", details={"requiredPlan": Role.PREMIUM}
         )
     return targets
+
+
+def with_native_models(
+    body: Mapping[str, Any], targets: Sequence[Target], target: Target
+) -> Mapping[str, Any]:
+    """Return the body with `models` as the target's provider knows them: no prefix, no alias, nobody else's."""
+    if "models" not in body:
+        return body
+    position = targets.index(target)
+    mine = [each.model for each in targets[position:] if each.entry.provider == target.entry.provider]
+    natives = list(dict.fromkeys(mine))
+    if target.model not in (body["models"] or ()):
+        natives.remove(target.model)
+    others = {name: value for name, value in body.items() if name != "models"}
+    return {**others, "models": natives} if natives else others
 
 
 def may_use(entry: Entry, role: Role, allowed_models: frozenset[str] | None, asked: str) -> bool:

@@ -229,7 +229,7 @@ class ChatStream:
             is_new = True
             # Some servers send the same text under both names.
             if key in _TEXT_KEYS or (key == "reasoning_content" and not delta.get("reasoning")):
-                self.output_bytes += _text_bytes(value)
+                self.output_bytes += text_bytes(value)
         self.deltas += is_new
         return is_new
 
@@ -271,8 +271,8 @@ def _without_usage(frame: Json, choices: list[Any]) -> bytes:
     )
 
 
-def _text_bytes(value: Any) -> int:
-    """Count the UTF-8 bytes of text in a part of a delta."""
+def text_bytes(value: Any) -> int:
+    """Count the UTF-8 bytes of text that a model has written in a delta, a message, or a part of one."""
     if isinstance(value, str):
         return len(value.encode())
     total = 0
