@@ -18,7 +18,17 @@ MAX_CHOICES = 128
 """The most choices (`n`) that OpenAI's API accepts."""
 
 MAX_MODELS = 16
+MAX_DEPTH = 128
 _MODEL_ID_LENGTH = 256
+_MEDIA = {
+    "image_url": "image",
+    "input_image": "image",
+    "input_audio": "audio",
+    "file": "file",
+    "input_file": "file",
+    "video_url": "file",
+}
+_NO_PROMPT = frozenset({"messages", "model", "models", "stream", "stream_options", "metadata", "user"})
 _PAID_SERVICE_TIERS = frozenset({"priority", "fast", "ultrafast"})
 
 
@@ -62,6 +72,9 @@ def parse(raw: bytes) -> ChatRequest:
         ) from exc
     if not isinstance(body, dict):
         raise InvalidRequest("The request body must be a JSON object.")
+    # orjson reads deeper nests than it writes, and what we cannot write we cannot send on.
+    if raw.count(b"{") + raw.count(b"[") > MAX_DEPTH and _is_deeper(body, MAX_DEPTH):
+        raise InvalidRequest(f"The request body must not be nested deeper than {MAX_DEPTH} levels.")
     return read(body)
 
 
@@ -162,26 +175,39 @@ def _max_tokens(body: Mapping[str, Any]) -> int | None:
 
 
 def _prompt(messages: list[Mapping[str, Any]], body: Mapping[str, Any]) -> Prompt:
-    text = images = audios = files = 0
+    text = 0
+    media = dict.fromkeys(_MEDIA.values(), 0)
     for message in messages:
         for name, value in message.items():
             if name != "content" or not isinstance(value, list):
                 text += _bytes(value)
                 continue
             for part in value:
-                match part.get("type") if isinstance(part, dict) else None:
-                    case "image_url" | "input_image":
-                        images += 1
-                    case "input_audio":
-                        audios += 1
-                    case "file" | "input_file" | "video_url":
-                        files += 1
-                    case _:
-                        text += _bytes(part)
-    for name in ("tools", "functions", "response_format", "prediction"):
-        if body.get(name) is not None:
-            text += _bytes(body[name])
-    return Prompt(text, len(messages), images, audios, files)
+                kind = _MEDIA.get(str(part.get("type"))) if isinstance(part, dict) else None
+                if kind is None:
+                    text += _bytes(part)
+                    continue
+                media[kind] += 1
+                # Whatever stands beside the picture may be read as text.
+                text += sum(_bytes(value) for name, value in part.items() if name not in _MEDIA)
+    # Servers put more than we know of into their chat templates (`documents`, `chat_template`).
+    text += sum(_bytes(value) for name, value in body.items() if name not in _NO_PROMPT and value is not None)
+    return Prompt(text, len(messages), media["image"], media["audio"], media["file"])
+
+
+def _is_deeper(value: object, most: int) -> bool:
+    """Say whether a tree has more than `most` levels, without recursion."""
+    level: list[Any] = [value]
+    for _ in range(most):
+        level = [
+            child
+            for each in level
+            for child in (each.values() if isinstance(each, dict) else each)
+            if isinstance(child, dict | list)
+        ]
+        if not level:
+            return False
+    return True
 
 
 def _bytes(value: object) -> int:
@@ -203,7 +229,7 @@ def _paid_extras(body: Mapping[str, Any], ids: tuple[str, ...]) -> tuple[str, ..
     tools = body.get("tools")
     if isinstance(tools, list) and any(_is_server_tool(tool) for tool in tools):
         found.append("tools")
-    if body.get("service_tier") in _PAID_SERVICE_TIERS:
+    if str(body.get("service_tier")) in _PAID_SERVICE_TIERS:
         found.append("service_tier")
     return tuple(found)
 
