@@ -69,7 +69,8 @@ def is_well_formed_key(secret: str) -> bool:
     if len(secret) != len(KEY_PREFIX) + _BODY_LENGTH + _CHECKSUM_LENGTH or not secret.startswith(KEY_PREFIX):
         return False
     body, checksum = secret[len(KEY_PREFIX) : -_CHECKSUM_LENGTH], secret[-_CHECKSUM_LENGTH:]
-    return body.isascii() and hmac.compare_digest(_checksum(body), checksum)
+    # `compare_digest` raises for text that is not ASCII.
+    return secret.isascii() and hmac.compare_digest(_checksum(body), checksum)
 
 
 def key_digest(secret: str) -> str:

@@ -22,6 +22,7 @@ from proxy.auth import Authenticator
 from proxy.catalog import Catalog
 from proxy.completions import Completions
 from proxy.documents import SHARED
+from proxy.errors import UnsupportedMedia
 from proxy.exchange import Services
 from proxy.gateway import Gateway
 from proxy.handlers import chat, errors, models, system
@@ -172,6 +173,8 @@ async def _begin_request(request: Request) -> None:
     request.ctx.id = f"req_{secrets.token_hex(12)}"
     # Sanic stops reading while a large body waits, and then never sees that the client has left.
     cast("Transport", request.transport).resume_reading()
+    if request.headers.get("content-encoding", "identity").lower() != "identity":
+        raise UnsupportedMedia("Send the body without a content encoding.")
 
 
 async def _end_request(request: Request, response: HTTPResponse) -> None:

@@ -67,6 +67,6 @@ def _known(request: Request, exception: Exception) -> GatewayError | None:
 
 def _surface(request: Request) -> str:
     for surface in ("v1", "api"):
-        if request.path.startswith(f"/{surface}/"):
+        if f"{request.path}/".startswith(f"/{surface}/"):
             return surface
     return "system"

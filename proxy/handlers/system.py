@@ -72,7 +72,7 @@ async def render_metrics(request: Request) -> HTTPResponse:
     token = gateway.settings.metrics_token
     if token is not None:
         given = request.headers.get("authorization", "").removeprefix("Bearer ")
-        if not hmac.compare_digest(given.encode(), token.encode()):
+        if not hmac.compare_digest(given.encode(errors="surrogateescape"), token.encode()):
             raise Unauthenticated("/metrics needs the token that METRICS_TOKEN names.")
     elif not _is_private(request.ip):
         raise PermissionDenied(
