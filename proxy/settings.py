@@ -244,8 +244,10 @@ def load(config_file: Path | None = None) -> Settings:
 
     `config_file` defaults to `CONFIG_FILE`, then to config.yaml in the working folder, which may be missing.
     """
-    variables = {**dotenv_values(".env"), **os.environ}
-    path = config_file or (Path(variables["CONFIG_FILE"] or "") if "CONFIG_FILE" in variables else None)
+    # An empty variable counts as none, here as everywhere: compose files pass on what nobody has set.
+    variables = {**dotenv_values(".env"), **{name: value for name, value in os.environ.items() if value}}
+    named = variables.get("CONFIG_FILE")
+    path = config_file or (Path(named) if named else None)
     values = _read_file(path or Path("config.yaml"), must_exist=path is not None)
     try:
         settings = Settings(**values)
