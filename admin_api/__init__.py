@@ -8,6 +8,7 @@ from sanic import Blueprint
 import admin_api.auth.endpoints
 import admin_api.users.endpoints
 from admin_api.admin.documents import AuditRecord
+from admin_api.chat.documents import ChatMessage, ChatSession
 
 
 def blueprints() -> tuple[Blueprint, ...]:
@@ -17,4 +18,4 @@ def blueprints() -> tuple[Blueprint, ...]:
 
 def documents() -> tuple[type[Document], ...]:
     """Return the documents that nobody but the control plane reads."""
-    return (AuditRecord,)
+    return (AuditRecord, ChatSession, ChatMessage)

@@ -1,13 +1,15 @@
 """The catalogue in memory: read from the providers in the background, kept in MongoDB, replaced as a whole.
 
 A provider that is down costs its own freshness and nothing else: its last known models stay. Workers share
-what one of them has fetched.
+what one of them has fetched. What an admin has decided about a model stands beside the provider's record and
+outlives it; a revision number tells every worker within a second.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -16,10 +18,10 @@ from pydantic import TypeAdapter, ValidationError
 from pymongo import UpdateOne
 from pymongo.errors import PyMongoError
 
-from plugins.contract import ModelInfo
+from plugins.contract import ModelInfo, Price
 from proxy.core import pricing
 from proxy.core.routing import Catalogue, Entry, Tier
-from proxy.documents import AIModel
+from proxy.documents import REVISIONS, AIModel, PriceOverride
 from proxy.metrics import Metrics
 from proxy.relay import Relay, RelayFailed
 from proxy.settings import ProviderSettings
@@ -27,13 +29,39 @@ from proxy.settings import ProviderSettings
 FIRST_READ_SECONDS = 3.0
 """How long the start waits for providers of which nothing is stored yet."""
 
+REVISION_POLL_SECONDS = 1.0
+UNUSABLE_STATUS = "maintenance"
+"""The one status of a model in which it takes no requests."""
+
 _RETRY_SECONDS = 30.0
+_REVISION = {"_id": "catalog"}
 _record = TypeAdapter(ModelInfo)
 log = structlog.get_logger(__name__)
 
 
 class CatalogError(Exception):
     """A provider's model list cannot be read; the message is one line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refreshed:
+    """What a provider's list has changed since it was stored last."""
+
+    added: int
+    updated: int
+    gone: int
+
+
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """What an admin has decided about a model."""
+
+    is_available: bool = True
+    status: str = "active"
+    price: PriceOverride | None = None
+
+
+_NOTHING_DECIDED = Decided()
 
 
 class Catalog:
@@ -56,6 +84,8 @@ class Catalog:
         self._refresh_seconds = refresh_seconds
         self._clock = clock
         self._read_at: dict[str, datetime] = {}
+        self._decided: dict[tuple[str, str], Decided] = {}
+        self._revision = 0
         self._tasks: list[asyncio.Task[None]] = []
         plugins = {name: endpoint.provider for name, endpoint in relay.endpoints.items()}
         self._current = Catalogue(plugins, {name: {} for name in plugins}, dict(aliases))
@@ -68,6 +98,7 @@ class Catalog:
     async def start(self) -> None:
         """Load what is stored and begin to refresh; wait a moment for providers of which nothing is stored."""
         first_reads = []
+        self._revision = await self._read_revision()
         for name in self._relay.endpoints:
             await self._load(name)
             first_read = asyncio.Event()
@@ -76,6 +107,7 @@ class Catalog:
             )
             if not self._current.entries[name]:
                 first_reads.append(asyncio.create_task(first_read.wait()))
+        self._tasks.append(asyncio.create_task(self._follow_revisions(), name="catalog-revisions"))
         if first_reads:
             _, waiting = await asyncio.wait(first_reads, timeout=FIRST_READ_SECONDS)
             for task in waiting:
@@ -87,7 +119,13 @@ class Catalog:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def refresh(self, name: str) -> None:
+    async def announce(self) -> None:
+        """Take over what was changed in the database: here at once, in the other processes within a second."""
+        revisions = AIModel.get_pymongo_collection().database[REVISIONS]
+        await revisions.update_one(_REVISION, {"$inc": {"number": 1}}, upsert=True)
+        await self._load_all()
+
+    async def refresh(self, name: str) -> Refreshed:
         """Read one provider's models now; raise `CatalogError` and keep the old ones when that fails."""
         endpoint = self._relay.endpoints[name]
         request = endpoint.provider.models_request(endpoint.next_key())
@@ -104,11 +142,13 @@ class Catalog:
             raise CatalogError(str(exc)) from exc
         now = self._clock()
         try:
-            await self._store(name, models, now)
+            refreshed = await self._store(name, models, now)
             await self._load(name)
         except PyMongoError as exc:
             log.warning("the catalogue could not be stored", provider=name, cause=str(exc)[:200])
             self._replace(name, (self._entry(name, info) for info in models), now)
+            return Refreshed(0, 0, 0)
+        return refreshed
 
     async def _keep_fresh(self, name: str, first_read: asyncio.Event) -> None:
         while True:
@@ -123,6 +163,26 @@ class Catalog:
             self._report_ages()
             await asyncio.sleep(delay)
 
+    async def _follow_revisions(self) -> None:
+        while True:
+            await asyncio.sleep(REVISION_POLL_SECONDS)
+            try:
+                if await self._read_revision() != self._revision:
+                    await self._load_all()
+            except PyMongoError as exc:
+                log.warning("the catalogue's revision cannot be read", cause=str(exc)[:200])
+
+    async def _read_revision(self) -> int:
+        found = await AIModel.get_pymongo_collection().database[REVISIONS].find_one(_REVISION)
+        return 0 if found is None else int(found["number"])
+
+    async def _load_all(self) -> None:
+        # The number first: what changes while we load has a higher one, and is loaded again.
+        revision = await self._read_revision()
+        for name in self._relay.endpoints:
+            await self._load(name)
+        self._revision = revision
+
     async def _loaded_from_sibling(self, name: str) -> bool:
         """Take over what another worker has fetched within this period, if one has."""
         newest = await AIModel.get_pymongo_collection().find_one(
@@ -135,41 +195,53 @@ class Catalog:
         await self._load(name)
         return True
 
-    async def _store(self, name: str, models: Sequence[ModelInfo], now: datetime) -> None:
+    async def _store(self, name: str, models: Sequence[ModelInfo], now: datetime) -> Refreshed:
         """Write the provider's records; what an admin has decided stays, what is gone is marked."""
         collection = AIModel.get_pymongo_collection()
+        listed = {"provider": name, "source": self._source(name), "isListed": True}
+        before = {
+            model["modelId"]: model["record"]
+            async for model in collection.find(listed, {"modelId": 1, "record": 1})
+        }
+        records = {info.id: _record.dump_python(info, mode="json") for info in models}
         writes = [
             UpdateOne(
-                {"_id": f"{name}/{info.id}"},
+                {"_id": f"{name}/{model}"},
                 {
                     "$set": {
-                        "record": _record.dump_python(info, mode="json"),
+                        "record": record,
                         "source": self._source(name),
                         "fetchedAt": now,
                         "isListed": True,
                     },
-                    "$setOnInsert": {"provider": name, "modelId": info.id, "isAvailable": True},
+                    "$setOnInsert": {"provider": name, "modelId": model, "isAvailable": True},
                 },
                 upsert=True,
             )
-            for info in models
+            for model, record in records.items()
         ]
         if writes:
             await collection.bulk_write(writes, ordered=False)
         gone = {"provider": name, "fetchedAt": {"$lt": now}, "isListed": True}
         await collection.update_many(gone, {"$set": {"isListed": False}})
+        return Refreshed(
+            added=len(records.keys() - before.keys()),
+            updated=sum(records[model] != before[model] for model in records.keys() & before.keys()),
+            gone=len(before.keys() - records.keys()),
+        )
 
     async def _load(self, name: str) -> None:
         """Take the stored models of a provider into memory."""
         entries, newest = [], None
-        fields = {"record": 1, "isAvailable": 1, "fetchedAt": 1}
+        fields = {"record": 1, "isAvailable": 1, "status": 1, "priceOverride": 1, "fetchedAt": 1}
         listed = {"provider": name, "source": self._source(name), "isListed": True}
         async for model in AIModel.get_pymongo_collection().find(listed, fields):
             try:
                 info = _record.validate_python(model["record"])
             except ValidationError:
                 continue  # an older or newer release wrote it; the next reading of the provider mends it
-            entries.append(self._entry(name, info, is_available=bool(model["isAvailable"])))
+            self._decided[name, info.id] = _decided(model)
+            entries.append(self._entry(name, info))
             newest = model["fetchedAt"] if newest is None else max(newest, model["fetchedAt"])
         if newest is not None:
             self._replace(name, entries, newest)
@@ -177,16 +249,20 @@ class Catalog:
     def _source(self, name: str) -> str:
         return self._relay.endpoints[name].base_url
 
-    def _entry(self, name: str, info: ModelInfo, *, is_available: bool = True) -> Entry:
+    def _entry(self, name: str, info: ModelInfo) -> Entry:
         tier = self._settings[name].tier
         is_free = tier == "free" or (tier == "by_price" and info.is_free)
+        decided = self._decided.get((name, info.id), _NOTHING_DECIDED)
+        if decided.price is not None:
+            info = _priced(info, decided.price)
         return Entry(
             provider=name,
             info=info,
             tier=Tier.FREE if is_free else Tier.PAID,
             price_version=pricing.version(info.price),
-            is_available=is_available,
+            is_available=decided.is_available and decided.status != UNUSABLE_STATUS,
             is_declared_free=tier == "free",
+            status=decided.status,
         )
 
     def _replace(self, name: str, entries: Iterable[Entry], read_at: datetime) -> None:
@@ -201,3 +277,19 @@ class Catalog:
         now = self._clock()
         for name, moment in self._read_at.items():
             self._metrics.catalog_age.labels(name).set(max(0.0, (now - moment).total_seconds()))
+
+
+def _decided(stored: Mapping[str, Any]) -> Decided:
+    price = stored.get("priceOverride")
+    return Decided(
+        is_available=bool(stored["isAvailable"]),
+        status=stored.get("status") or "active",
+        price=None if price is None else PriceOverride.model_validate(price),
+    )
+
+
+def _priced(info: ModelInfo, own: PriceOverride) -> ModelInfo:
+    """Put an admin's price in the place of every price of the provider's for tokens, at whatever backing."""
+    before = info.price or Price(own.prompt, own.completion)
+    price = Price(own.prompt, own.completion, request=before.request, web_search=before.web_search)
+    return replace(info, price=price, offerings=())

@@ -18,6 +18,9 @@ from proxy.core.pricing import CostSource
 from proxy.core.routing import Role
 
 EVENTS = "usageevents"
+REVISIONS = "revisions"
+"""Numbers that rise when something was changed that other processes keep in memory."""
+
 ACCOUNTS = "accounts"
 """Counters and holds, one document per user, written by `proxy.metering` alone and not through Beanie."""
 
@@ -65,12 +68,22 @@ class UserStats(BaseModel):
     loginCount: int = 0
 
 
+class PasswordReset(BaseModel):
+    """The reset that a user has asked for last: the hash of its token, which was mailed to him."""
+
+    digest: str
+    expiresAt: datetime
+
+
 class User(Document):
-    """A person with an account."""
+    """A person with an account; `deletionRequestedAt` means that the rest of it is about to go."""
 
     name: str
     email: str
-    password: str
+    password: str | None = None
+    passwordChangedAt: datetime | None = None
+    passwordReset: PasswordReset | None = None
+    deletionRequestedAt: datetime | None = None
     role: Role = Role.USER
     isActive: bool = True
     bio: str = ""
@@ -84,7 +97,15 @@ class User(Document):
         """Where and how it is stored."""
 
         name = "users"
-        indexes: ClassVar = [IndexModel([("email", ASCENDING)], unique=True, name="email")]
+        indexes: ClassVar = [
+            IndexModel([("email", ASCENDING)], unique=True, name="email"),
+            IndexModel([("passwordReset.digest", ASCENDING)], sparse=True, name="reset"),
+            IndexModel(
+                [("deletionRequestedAt", ASCENDING)],
+                partialFilterExpression={"deletionRequestedAt": {"$type": "date"}},
+                name="deletion",
+            ),
+        ]
 
 
 class ApiKeyDocument(Document):
@@ -98,6 +119,7 @@ class ApiKeyDocument(Document):
     allowedModels: list[str] | None = None
     onDisconnect: str = "auto"
     isActive: bool = True
+    slot: int | None = None
     expiresAt: datetime | None = None
     lastUsed: datetime | None = None
     createdAt: datetime
@@ -109,16 +131,30 @@ class ApiKeyDocument(Document):
         indexes: ClassVar = [
             IndexModel([("digest", ASCENDING)], unique=True, name="digest"),
             IndexModel([("userId", ASCENDING), ("createdAt", DESCENDING)], name="owner"),
+            # An active key occupies one of its owner's numbered places, so that no race can make one too many.
+            IndexModel(
+                [("userId", ASCENDING), ("slot", ASCENDING)],
+                unique=True,
+                partialFilterExpression={"slot": {"$type": "number"}},
+                name="slot",
+            ),
         ]
 
 
 class Session(Document):
-    """A sign-in: the tokens that carry its id are good while it exists."""
+    """One token of a sign-in: good while this exists and has not been replaced by a refresh.
+
+    `family` is the same for all tokens of one sign-in, which ends at `signInEndsAt` however often it is refreshed.
+    """
 
     id: str  # type: ignore[assignment]  # Beanie's default is an ObjectId; ours is 128 random bits
     userId: PydanticObjectId
+    family: str = ""
     createdAt: datetime
     expiresAt: datetime
+    signInEndsAt: datetime | None = None
+    replacedAt: datetime | None = None
+    replacedBy: str | None = None
 
     class Settings:
         """Where and how it is stored."""
@@ -196,7 +232,18 @@ class UsageEvent(Document):
             IndexModel([("userId", ASCENDING), ("at", DESCENDING)], name="user"),
             IndexModel([("keyId", ASCENDING), ("at", DESCENDING)], name="key"),
             IndexModel([("at", DESCENDING)], name="time"),
+            # Partial: what comes through /v1 belongs to no session, and is most of what comes.
+            IndexModel(
+                [("sessionId", ASCENDING)], name="session", partialFilterExpression={"sessionId": {"$gt": ""}}
+            ),
         ]
+
+
+class PriceOverride(BaseModel):
+    """A price that an admin has set for a model, in USD per token."""
+
+    prompt: DecimalAnnotation
+    completion: DecimalAnnotation
 
 
 class AIModel(Document):
@@ -208,6 +255,8 @@ class AIModel(Document):
     record: dict[str, Any]
     source: str = ""
     isAvailable: bool = True
+    status: str = "active"
+    priceOverride: PriceOverride | None = None
     isListed: bool = True
     fetchedAt: datetime
 

@@ -74,6 +74,15 @@ class Limits(_Section):
         return MediaTokens(self.image_tokens, self.audio_tokens, self.file_tokens)
 
 
+class ChatSection(_Section):
+    """The playground's conversations."""
+
+    context_messages: int = Field(default=20, ge=0, le=200)
+    max_output_tokens: int = Field(default=4_000, ge=1)
+    session_days: int | None = Field(default=None, ge=1)
+    attachment_bytes: int = Field(default=8 * 2**20, ge=0, le=12 * 2**20)
+
+
 class Timeouts(_Section):
     """Seconds that an exchange with a provider may take, phase by phase."""
 
@@ -113,7 +122,7 @@ _HUGGINGFACE = ProviderSettings(
     api_key_env="HUGGINGFACE_API_KEY",
     tier="free",
 )
-_FROM_FILE_ONLY = frozenset({"limits", "providers", "aliases"})
+_FROM_FILE_ONLY = frozenset({"limits", "chat", "providers", "aliases"})
 _SECRETS = frozenset({"jwt_secret", "admin_password", "mongodb_uri", "smtp_url", "metrics_token"})
 
 
@@ -169,6 +178,7 @@ class Settings(BaseSettings):
     )
     keep_alive_seconds: float = Field(15, gt=0, description="silence after which a stream gets a comment")
     limits: Limits = Limits()
+    chat: ChatSection = ChatSection()
     providers: dict[str, ProviderSettings] = Field(
         default_factory=lambda: {"openrouter": _OPENROUTER, "huggingface": _HUGGINGFACE}
     )

@@ -50,6 +50,7 @@ class Entry:
     price_version: str | None = None
     is_available: bool = True
     is_declared_free: bool = False
+    status: str = "active"
 
     @property
     def price(self) -> Price | None:
