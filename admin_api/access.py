@@ -1,6 +1,8 @@
 """Who may call an endpoint of /api: every handler carries exactly one of these rules, and a test counts them.
 
-A token is good while its session exists and its user is active, so that signing out ends it at once.
+A token comes as `Authorization: Bearer` or as the cookie `jwt`. It is good while its session is stored and its
+user is active, so that signing out ends it at once. Browsers send a cookie by themselves, whoever has asked them
+to: where it is what authenticates, a request that changes something has to come from an origin that we know.
 """
 
 from __future__ import annotations
@@ -19,11 +21,15 @@ from proxy.core.routing import Role
 from proxy.documents import Session, User
 from proxy.errors import PermissionDenied, Unauthenticated
 from proxy.gateway import gateway_of
+from proxy.security import TokenClaims
 
 COOKIE = "jwt"
 _ACCESS = "__access__"
+_SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
-Handler = Callable[..., Awaitable[HTTPResponse]]
+Handler = Callable[..., Awaitable[HTTPResponse | None]]
+UserHandler = Callable[Concatenate[Request, "SignedIn", ...], Awaitable[HTTPResponse | None]]
+VisitorHandler = Callable[Concatenate[Request, "SignedIn | None", ...], Awaitable[HTTPResponse | None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +38,12 @@ class SignedIn:
 
     user_id: PydanticObjectId
     user: User
-    session_id: str
+    session: Session
+
+    @property
+    def session_id(self) -> str:
+        """Return the id that the token carries."""
+        return self.session.id
 
 
 def public(handler: Handler) -> Handler:
@@ -41,12 +52,31 @@ def public(handler: Handler) -> Handler:
     return handler
 
 
-def user(handler: Callable[Concatenate[Request, SignedIn, ...], Awaitable[HTTPResponse]]) -> Handler:
+def optional(handler: VisitorHandler) -> Handler:
+    """Open an endpoint to everybody; the handler gets who is signed in, or `None`, as its second argument.
+
+    A bearer token that is sent must be good; a cookie that is not good any more is nobody's.
+    """
+
+    @functools.wraps(handler)
+    async def checked(request: Request, *args: Any, **kwargs: Any) -> HTTPResponse | None:
+        return await handler(request, await visitor(request), *args, **kwargs)
+
+    setattr(checked, _ACCESS, "optional")
+    return checked
+
+
+def user(handler: UserHandler) -> Handler:
     """Open an endpoint to whoever is signed in; the handler gets him as its second argument."""
     return _with_user(handler, rule="user")
 
 
-def admin(handler: Callable[Concatenate[Request, SignedIn, ...], Awaitable[HTTPResponse]]) -> Handler:
+def refresher(handler: UserHandler) -> Handler:
+    """Open an endpoint to whoever is signed in, also with a token that has been replaced."""
+    return _with_user(handler, rule="user", accepts_replaced=True)
+
+
+def admin(handler: UserHandler) -> Handler:
     """Open an endpoint to admins alone."""
     return _with_user(handler, rule="admin")
 
@@ -56,34 +86,54 @@ def rule_of(handler: object) -> str | None:
     return getattr(handler, _ACCESS, None)
 
 
-async def signed_in(request: Request) -> SignedIn:
-    """Return whose token a request carries; raise `Unauthenticated` when it carries no good one."""
-    gateway = gateway_of(request)
-    token = _token_of(request)
+async def signed_in(request: Request, *, accepts_replaced: bool = False) -> SignedIn:
+    """Return whose token a request carries; raise `Unauthenticated` when it carries no good one.
+
+    Raises `PermissionDenied` when only a cookie speaks for a change that another site may have asked for.
+    """
+    bearer = _bearer_of(request)
+    token = bearer or request.cookies.get(COOKIE)
     if not token:
         raise Unauthenticated("You are not logged in! Please log in to get access.")
-    try:
-        claims = security.read_token(token, gateway.settings.jwt_secret or "", now=gateway.clock())
-        user_id = PydanticObjectId(claims.user_id)
-    except security.ExpiredToken as exc:
-        raise Unauthenticated("Your token has expired! Please log in again.") from exc
-    except (security.InvalidToken, InvalidId) as exc:
-        raise Unauthenticated("Invalid token. Please log in again!") from exc
+    if not bearer and request.method not in _SAFE_METHODS and not is_from_known_origin(request):
+        raise PermissionDenied("This origin may not act with the cookie of a signed-in user.")
+    claims, user_id = _read(request, token)
     session = await Session.find_one(Session.id == claims.session_id, Session.userId == user_id)
-    if session is None or session.expiresAt <= gateway.clock():
-        raise Unauthenticated("Invalid token. Please log in again!")
     found = await User.get(user_id)
     if found is None:
         raise Unauthenticated("The user belonging to this token does no longer exist.")
     if not found.isActive:
         raise Unauthenticated("Your account has been deactivated. Please contact support.")
-    return SignedIn(user_id, found, session.id)
+    if session is None:
+        raise Unauthenticated(_why_ended(found, claims))
+    now = gateway_of(request).clock()
+    if session.expiresAt <= now or (session.replacedAt is not None and not accepts_replaced):
+        raise Unauthenticated("Invalid token. Please log in again!")
+    return SignedIn(user_id, found, session)
 
 
-def _with_user(handler: Callable[..., Awaitable[HTTPResponse]], *, rule: str) -> Handler:
+async def visitor(request: Request) -> SignedIn | None:
+    """Return whose token a request carries, or `None`; raise `Unauthenticated` for a bad bearer token."""
+    try:
+        return await signed_in(request)
+    except Unauthenticated:
+        if _bearer_of(request):
+            raise
+        return None
+
+
+def is_from_known_origin(request: Request) -> bool:
+    """Say whether a browser vouches that a page of ours, or of an allowed origin, has made the request."""
+    origin = request.headers.get("origin")
+    if origin is not None:
+        return origin in gateway_of(request).settings.allowed_origins or _is_own(request, origin)
+    return request.headers.get("sec-fetch-site") == "same-origin"
+
+
+def _with_user(handler: UserHandler, *, rule: str, accepts_replaced: bool = False) -> Handler:
     @functools.wraps(handler)
-    async def checked(request: Request, *args: Any, **kwargs: Any) -> HTTPResponse:
-        caller = await signed_in(request)
+    async def checked(request: Request, *args: Any, **kwargs: Any) -> HTTPResponse | None:
+        caller = await signed_in(request, accepts_replaced=accepts_replaced)
         if rule == "admin" and caller.user.role is not Role.ADMIN:
             raise PermissionDenied("Admin access required")
         return await handler(request, caller, *args, **kwargs)
@@ -92,6 +142,29 @@ def _with_user(handler: Callable[..., Awaitable[HTTPResponse]], *, rule: str) ->
     return checked
 
 
-def _token_of(request: Request) -> str | None:
+def _bearer_of(request: Request) -> str | None:
     scheme, _, token = request.headers.get("authorization", "").partition(" ")
     return token.strip() if scheme.lower() == "bearer" else None
+
+
+def _read(request: Request, token: str) -> tuple[TokenClaims, PydanticObjectId]:
+    gateway = gateway_of(request)
+    try:
+        claims = security.read_token(token, gateway.settings.jwt_secret or "", now=gateway.clock())
+        return claims, PydanticObjectId(claims.user_id)
+    except security.ExpiredToken as exc:
+        raise Unauthenticated("Your token has expired! Please log in again.") from exc
+    except (security.InvalidToken, InvalidId) as exc:
+        raise Unauthenticated("Invalid token. Please log in again!") from exc
+
+
+def _why_ended(user: User, claims: TokenClaims) -> str:
+    changed = user.passwordChangedAt
+    if changed is not None and claims.issued_at <= changed.timestamp():
+        return "User recently changed password! Please log in again."
+    return "Invalid token. Please log in again!"
+
+
+def _is_own(request: Request, origin: str) -> bool:
+    host = request.headers.get("host")
+    return bool(host) and origin.partition("://")[2] == host

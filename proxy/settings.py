@@ -26,8 +26,10 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from proxy.addresses import MailServer, Network, Origin, WebAddress
 from proxy.core.limits import MediaTokens, UserLimits
 from proxy.core.routing import Role
+from proxy.rates import RateLimits
 
 MIN_SECRET_LENGTH = 32
 _WEAK_SECRETS = ("your-super-secret", "change", "secret", "password", "example", "default")
@@ -122,7 +124,7 @@ _HUGGINGFACE = ProviderSettings(
     api_key_env="HUGGINGFACE_API_KEY",
     tier="free",
 )
-_FROM_FILE_ONLY = frozenset({"limits", "chat", "providers", "aliases"})
+_FROM_FILE_ONLY = frozenset({"limits", "rate_limits", "chat", "providers", "aliases"})
 _SECRETS = frozenset({"jwt_secret", "admin_password", "mongodb_uri", "smtp_url", "metrics_token"})
 
 
@@ -160,9 +162,19 @@ class Settings(BaseSettings):
     jwt_cookie_expires_in: int = Field(7, ge=1, description="how long the `jwt` cookie is kept, in days")
     openrouter_base_url: str | None = Field(None, description="where OpenRouter is, for tests and proxies")
     huggingface_base_url: str | None = Field(None, description="where Hugging Face's router is, likewise")
-    allowed_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+    allowed_origins: Annotated[tuple[Origin, ...], NoDecode] = Field(
         ("http://localhost:3000", "http://localhost:3001"), description="browser origins, separated by commas"
     )
+    frontend_url: WebAddress | None = Field(
+        None, description="address of the web frontend, for links in mails; in development the first origin"
+    )
+    trusted_proxies: Annotated[tuple[Network, ...], NoDecode] = Field(
+        (), description="addresses of our own proxies, as 10.0.0.0/8, whose X-Forwarded-For is believed"
+    )
+    smtp_url: MailServer | None = Field(
+        None, repr=False, description="mail server, as smtp://user:password@host:587; smtps:// for TLS alone"
+    )
+    mail_from: str = Field("AI Pasta <no-reply@localhost>", description="sender of the mails")
     admin_email: str | None = Field(None, description="e-mail of the first admin, made at start")
     admin_password: str | None = Field(None, description="password of the first admin")
     usd_inr_rate: Decimal = Field(Decimal(83), gt=0, description="rupees per dollar for the INR figures")
@@ -178,6 +190,7 @@ class Settings(BaseSettings):
     )
     keep_alive_seconds: float = Field(15, gt=0, description="silence after which a stream gets a comment")
     limits: Limits = Limits()
+    rate_limits: RateLimits = RateLimits()
     chat: ChatSection = ChatSection()
     providers: dict[str, ProviderSettings] = Field(
         default_factory=lambda: {"openrouter": _OPENROUTER, "huggingface": _HUGGINGFACE}
@@ -185,7 +198,7 @@ class Settings(BaseSettings):
     aliases: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     provider_keys: dict[str, tuple[str, ...]] = Field(default_factory=dict, exclude=True, repr=False)
 
-    _split_origins = field_validator("allowed_origins", mode="before")(_comma_separated)
+    _split_lists = field_validator("allowed_origins", "trusted_proxies", mode="before")(_comma_separated)
 
     @field_validator("aliases", mode="before")
     @classmethod
@@ -326,6 +339,8 @@ def _check(settings: Settings) -> None:
     for name in ("jwt_secret", "mongodb_uri"):
         if not getattr(settings, name):
             raise SettingsError(f"{name.upper()}: must be set in production")
+    if settings.smtp_url and not settings.frontend_url:
+        raise SettingsError("FRONTEND_URL: must be set in production when SMTP_URL is: mails link to it")
     if "*" in settings.allowed_origins:
         raise SettingsError("ALLOWED_ORIGINS: must name exact origins in production, not *")
 
