@@ -6,6 +6,7 @@ from beanie import Document
 from sanic import Blueprint
 
 import admin_api.auth.endpoints
+import admin_api.models.endpoints
 import admin_api.users.endpoints
 from admin_api.admin.documents import AuditRecord
 from admin_api.chat.documents import ChatMessage, ChatSession
@@ -13,7 +14,11 @@ from admin_api.chat.documents import ChatMessage, ChatSession
 
 def blueprints() -> tuple[Blueprint, ...]:
     """Return every group of endpoints."""
-    return (admin_api.auth.endpoints.blueprint, admin_api.users.endpoints.blueprint)
+    return (
+        admin_api.auth.endpoints.blueprint,
+        admin_api.users.endpoints.blueprint,
+        admin_api.models.endpoints.blueprint,
+    )
 
 
 def documents() -> tuple[type[Document], ...]:

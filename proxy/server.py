@@ -15,6 +15,7 @@ from sanic.config import Config
 from admin_api import blueprints, documents
 from admin_api.auth import service as accounts
 from admin_api.auth.hashing import PasswordHasher
+from admin_api.models.popularity import Popularity
 from plugins import registry
 from plugins.contract import ProviderOptions
 from proxy import database
@@ -58,6 +59,7 @@ def create_app(
     app = Sanic(name, config=_sanic_config(settings), configure_logging=False)
     app.ctx.clock = clock
     app.ctx.hasher = PasswordHasher()
+    app.ctx.popularity = Popularity()
     for blueprint in (chat.blueprint, models.blueprint, system.blueprint, *blueprints()):
         app.blueprint(blueprint)
     app.error_handler.add(Exception, errors.render_error)
