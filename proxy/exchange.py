@@ -227,7 +227,9 @@ class Exchange:
             raise
         answer = read_answer(endpoint.provider, self._body)
         backing = answer.backing or self._served.backing
-        self._served = Served(answer.usage, backing, int(answer.output_bytes > 0), answer.output_bytes)
+        # A whole answer that failed delivers nothing, so nothing of it is estimated.
+        size = 0 if answer.failure else answer.output_bytes
+        self._served = Served(answer.usage, backing, int(size > 0), size)
         self._served_model = answer.served_model
         self._generation_id = self._generation_id or answer.upstream_id
         return answer.failure or (NOT_A_STREAM if self._plan.chat.stream else None)
