@@ -5,7 +5,9 @@ from __future__ import annotations
 from beanie import Document
 from sanic import Blueprint
 
+import admin_api.admin.endpoints
 import admin_api.auth.endpoints
+import admin_api.chat.endpoints
 import admin_api.models.endpoints
 import admin_api.users.endpoints
 from admin_api.admin.documents import AuditRecord
@@ -18,6 +20,8 @@ def blueprints() -> tuple[Blueprint, ...]:
         admin_api.auth.endpoints.blueprint,
         admin_api.users.endpoints.blueprint,
         admin_api.models.endpoints.blueprint,
+        admin_api.chat.endpoints.blueprint,
+        admin_api.admin.endpoints.blueprint,
     )
 
 

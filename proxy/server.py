@@ -12,9 +12,10 @@ from typing import cast
 from sanic import HTTPResponse, Request, Sanic
 from sanic.config import Config
 
-from admin_api import blueprints, documents
+from admin_api import blueprints, documents, lifecycle, ratelimit
 from admin_api.auth import service as accounts
 from admin_api.auth.hashing import PasswordHasher
+from admin_api.chat.turns import STORE_SECONDS, Turns
 from admin_api.models.popularity import Popularity
 from plugins import registry
 from plugins.contract import ProviderOptions
@@ -22,14 +23,19 @@ from proxy import database
 from proxy.auth import Authenticator
 from proxy.catalog import Catalog
 from proxy.completions import Completions
+from proxy.database import Database
 from proxy.documents import SHARED
 from proxy.errors import UnsupportedMedia
 from proxy.exchange import Services
 from proxy.gateway import Gateway
-from proxy.handlers import chat, errors, models, system
+from proxy.handlers import chat, cors, errors, models, system
+from proxy.handlers.client import client_address
+from proxy.metering.contract import Meter
 from proxy.metering.direct import DirectMeter
+from proxy.metering.leased import LeasedMeter
 from proxy.metrics import Metrics
 from proxy.mongod import EmbeddedMongod
+from proxy.reconcile import Reconciler
 from proxy.relay import Endpoint, Relay, transport_for
 from proxy.settings import Settings
 
@@ -60,28 +66,35 @@ def create_app(
     app.ctx.clock = clock
     app.ctx.hasher = PasswordHasher()
     app.ctx.popularity = Popularity()
+    app.ctx.turns = Turns()
     for blueprint in (chat.blueprint, models.blueprint, system.blueprint, *blueprints()):
         app.blueprint(blueprint)
     app.error_handler.add(Exception, errors.render_error)
     app.on_request(_begin_request)
+    app.on_request(cors.answer_preflight)
+    app.on_request(ratelimit.limit_api)
     app.on_response(_end_request)  # type: ignore[no-untyped-call]  # Sanic has no annotation here
 
     @app.before_server_start
     async def open_gateway(app: App) -> None:
         gateway = app.ctx.gateway = await start_gateway(settings, mongodb_uri, clock)
+        app.ctx.turns.start(gateway)
         if settings.admin_email and settings.admin_password:
             await accounts.ensure_admin(
                 settings.admin_email, settings.admin_password, app.ctx.hasher, now=gateway.clock()
             )
+        await lifecycle.start(app)
         if embedded is not None:
             app.add_task(database.keep_running(embedded), name="embedded-mongod")
 
     @app.before_server_stop
     async def drain(app: App) -> None:
         await app.ctx.gateway.completions.drain(settings.drain_seconds)
+        await app.ctx.turns.finish(STORE_SECONDS)
 
     @app.after_server_stop
     async def close_gateway(app: App) -> None:
+        await lifecycle.stop(app)
         app.ctx.hasher.close()
         await stop_gateway(app.ctx.gateway)
 
@@ -103,9 +116,10 @@ async def start_gateway(settings: Settings, mongodb_uri: str, clock: Clock) -> G
         refresh_seconds=settings.catalog_refresh_seconds,
         clock=clock,
     )
-    longest = max(provider.timeouts.total for provider in settings.enabled_providers().values())
-    meter = DirectMeter(store, hold_seconds=2 * longest, usd_inr_rate=settings.usd_inr_rate)
-    services = Services(relay, meter, metrics, settings.usd_inr_rate, clock)
+    reconciler = Reconciler(relay)
+    beats = database.connect(mongodb_uri, pool_size=1)
+    meter = await _meter(settings, store, database.database_of(beats, settings.database), reconciler, metrics)
+    services = Services(relay, meter, reconciler, metrics, settings.usd_inr_rate, clock)
     completions = Completions(
         services, catalog, settings.limits, keep_alive_seconds=settings.keep_alive_seconds
     )
@@ -115,7 +129,7 @@ async def start_gateway(settings: Settings, mongodb_uri: str, clock: Clock) -> G
     return Gateway(
         settings=settings,
         clock=clock,
-        client=client,
+        clients=(client, beats),
         database=store,
         metrics=metrics,
         relay=relay,
@@ -131,7 +145,19 @@ async def stop_gateway(gateway: Gateway) -> None:
     await gateway.catalog.stop()
     await gateway.meter.stop()
     await gateway.relay.aclose()
-    await gateway.client.close()
+    for client in gateway.clients:
+        await client.close()
+
+
+async def _meter(
+    settings: Settings, store: Database, beats: Database, reconciler: Reconciler, metrics: Metrics
+) -> Meter:
+    if settings.metering == "leased":
+        journals = settings.data_dir / "journal" / await database.identity(store)
+        rate = settings.usd_inr_rate
+        return LeasedMeter(store, beats, journals, reconciler.resolve, metrics, usd_inr_rate=rate)
+    longest = max(provider.timeouts.total for provider in settings.enabled_providers().values())
+    return DirectMeter(store, hold_seconds=2 * longest, usd_inr_rate=settings.usd_inr_rate)
 
 
 def _endpoints(settings: Settings, clock: Clock) -> dict[str, Endpoint]:
@@ -173,6 +199,9 @@ def _sanic_config(settings: Settings) -> Config:
 
 async def _begin_request(request: Request) -> None:
     request.ctx.id = f"req_{secrets.token_hex(12)}"
+    settings: Settings = request.app.ctx.gateway.settings
+    forwarded = request.headers.getall("x-forwarded-for", [])
+    request.ctx.client = client_address(request.ip, forwarded, settings.trusted_proxies)
     # Sanic stops reading while a large body waits, and then never sees that the client has left.
     cast("Transport", request.transport).resume_reading()
     if request.headers.get("content-encoding", "identity").lower() != "identity":
@@ -180,4 +209,7 @@ async def _begin_request(request: Request) -> None:
 
 
 async def _end_request(request: Request, response: HTTPResponse) -> None:
-    response.headers.setdefault("x-request-id", request.ctx.id)
+    if hasattr(request.ctx, "id"):  # Sanic answers some broken connections without having begun a request
+        response.headers.setdefault("x-request-id", request.ctx.id)
+    ratelimit.add_headers(request, response)
+    cors.add_headers(request, response, request.app.ctx.gateway.settings.allowed_origins)
