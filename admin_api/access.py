@@ -100,7 +100,7 @@ async def signed_in(request: Request, *, accepts_replaced: bool = False) -> Sign
     claims, user_id = _read(request, token)
     session = await Session.find_one(Session.id == claims.session_id, Session.userId == user_id)
     found = await User.get(user_id)
-    if found is None:
+    if found is None or found.deletionRequestedAt is not None:
         raise Unauthenticated("The user belonging to this token does no longer exist.")
     if not found.isActive:
         raise Unauthenticated("Your account has been deactivated. Please contact support.")

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import unicodedata
 from typing import Annotated
 
-from pydantic import AfterValidator, Field, StringConstraints
-from pydantic.networks import validate_email
+from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
 from admin_api.auth.common_passwords import COMMON_PASSWORDS
+from admin_api.auth.emails import parse_email
 from admin_api.validation import Schema
 from proxy import security
 
 MIN_PASSWORD_LENGTH = 8
+_JOINERS = "\u200c\u200d"  # Persian, Sinhala and many scripts of India are not written without them
+_REFUSED_CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 
 
 def _password(value: str) -> str:
@@ -24,19 +27,22 @@ def _password(value: str) -> str:
     return value
 
 
-def _email(value: str) -> str:
-    return validate_email(value)[1].lower()
-
-
 def _name(value: str) -> str:
-    if any(not character.isprintable() for character in value):
+    if any(
+        character not in _JOINERS and unicodedata.category(character) in _REFUSED_CATEGORIES
+        for character in value
+    ):
         raise ValueError("must not contain control characters")
-    return value
+    return unicodedata.normalize("NFC", value)
 
 
 Name = Annotated[str, Field(min_length=2, max_length=50), AfterValidator(_name)]
-Email = Annotated[str, Field(max_length=254), AfterValidator(_email)]
+Email = Annotated[str, Field(max_length=254), AfterValidator(parse_email)]
+TypedEmail = Annotated[str, Field(min_length=1, max_length=254)]
+"""An address to look for: what was stored once need not pass today's rules."""
+
 NewPassword = Annotated[str, StringConstraints(strip_whitespace=False), AfterValidator(_password)]
+TypedPassword = Annotated[str, StringConstraints(strip_whitespace=False), Field(min_length=1)]
 
 
 class Registration(Schema):
@@ -46,9 +52,35 @@ class Registration(Schema):
     email: Email
     password: NewPassword
 
+    @model_validator(mode="after")
+    def _is_not_public(self) -> Registration:
+        known = {self.name.lower(), self.email, self.email.partition("@")[0]}
+        if self.password.lower() in known:
+            raise ValueError("the password must not be your name or e-mail address")
+        return self
+
 
 class Credentials(Schema):
     """Who signs in, and how he proves it."""
 
-    email: Annotated[str, Field(min_length=1, max_length=254)]
-    password: Annotated[str, StringConstraints(strip_whitespace=False), Field(min_length=1)]
+    email: TypedEmail
+    password: TypedPassword
+
+
+class PasswordChange(Schema):
+    """A new password, and the proof that it is the owner who wants it."""
+
+    currentPassword: TypedPassword
+    newPassword: NewPassword
+
+
+class ForgottenPassword(Schema):
+    """Who asks for a mail with a link."""
+
+    email: Email
+
+
+class NewPasswordOnly(Schema):
+    """The new password of somebody who has followed the link."""
+
+    password: NewPassword

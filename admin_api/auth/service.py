@@ -1,25 +1,32 @@
-"""Accounts and their sessions: made, found, ended."""
+"""Accounts: made, found by their passwords, and given new ones."""
 
 from __future__ import annotations
 
-import secrets
-from datetime import datetime, timedelta
+from collections.abc import Mapping
+from datetime import datetime
 
+from beanie import PydanticObjectId
 from pymongo.errors import DuplicateKeyError
 
+from admin_api.auth.emails import find_user
 from admin_api.auth.hashing import PasswordHasher
-from admin_api.auth.schemas import Credentials, Registration
-from proxy import security
+from admin_api.auth.schemas import Credentials, PasswordChange, Registration
+from admin_api.auth.sessions import end_sessions
 from proxy.core.routing import Role
-from proxy.documents import Session, User
+from proxy.documents import User
 from proxy.errors import InvalidRequest, Unauthenticated
-from proxy.settings import Settings
 
 
 class EmailTaken(InvalidRequest):
     """Somebody has an account with this address; the original answered 400, and the frontend knows it."""
 
     api_code = "EMAIL_TAKEN"
+
+
+class WrongPassword(Unauthenticated):
+    """A password is not the account's; nothing says whether there is such an account."""
+
+    api_code = "INVALID_CREDENTIALS"
 
 
 async def register(
@@ -42,30 +49,62 @@ async def register(
 
 
 async def sign_in(credentials: Credentials, hasher: PasswordHasher, *, now: datetime) -> User:
-    """Find the user of an e-mail and password; raise `Unauthenticated`, the same for every reason but one."""
-    user = await User.find_one(User.email == credentials.email.strip().lower())
-    matches, better_hash = await hasher.verify(credentials.password, user.password if user else None)
-    if user is None or not matches:
-        raise Unauthenticated("Incorrect email or password", code="invalid_credentials")
-    if not user.isActive:
+    """Find the user of an e-mail and password; raise `WrongPassword`, the same whatever is wrong."""
+    user = await find_user(credentials.email)
+    if not await is_password_of(user, credentials.password, hasher) or user is None:
+        raise WrongPassword("Incorrect email or password")
+    if not user.isActive or user.deletionRequestedAt is not None:
         raise Unauthenticated("Your account has been deactivated. Please contact support.")
-    changes = {"stats.lastActive": now} | ({"password": better_hash} if better_hash else {})
-    await user.update({"$set": changes, "$inc": {"stats.loginCount": 1}})
+    await user.update({"$set": {"stats.lastActive": now}, "$inc": {"stats.loginCount": 1}})
     return user
 
 
-async def open_session(user: User, settings: Settings, *, now: datetime) -> str:
-    """Sign a user in: store a session and return the token that carries its id."""
-    expires = now + timedelta(seconds=settings.token_lifetime)
-    session = Session(id=secrets.token_hex(16), userId=user.id, createdAt=now, expiresAt=expires)
-    await session.insert()
-    claims = security.TokenClaims(str(user.id), session.id, int(now.timestamp()))
-    return security.issue_token(claims, settings.jwt_secret or "", settings.token_lifetime)
+async def is_password_of(user: User | None, password: str, hasher: PasswordHasher) -> bool:
+    """Check a password, with the same work where there is no user; a hash of an old kind is replaced."""
+    digest = None if user is None else user.password
+    matches, better_hash = await hasher.verify(password, digest)
+    if user is not None and matches and better_hash:
+        # Only in place of the hash that was checked: the password may have been changed meanwhile.
+        await User.get_pymongo_collection().update_one(
+            {"_id": user.id, "password": digest}, {"$set": {"password": better_hash}}
+        )
+        user.password = better_hash
+    return matches
+
+
+async def change_password(
+    user: User, change: PasswordChange, hasher: PasswordHasher, *, now: datetime
+) -> User:
+    """Give a user another password and end all his sessions; raise `WrongPassword`."""
+    if not await is_password_of(user, change.currentPassword, hasher):
+        raise WrongPassword("Your current password is incorrect.")
+    new_hash = await hasher.hash(change.newPassword)
+    changed = await set_password({"_id": user.id, "password": user.password}, new_hash, now=now)
+    if changed is None:
+        raise WrongPassword("Your current password is incorrect.")
+    return changed
+
+
+async def set_password(condition: Mapping[str, object], new_hash: str, *, now: datetime) -> User | None:
+    """Store a new hash for the one user who meets a condition, void his reset, and end all his sessions."""
+    users = User.get_pymongo_collection()
+    found = await users.find_one_and_update(
+        {**condition, "isActive": True},
+        {
+            "$set": {"password": new_hash, "passwordChangedAt": now, "updatedAt": now},
+            "$unset": {"passwordReset": ""},
+        },
+        {"_id": 1},
+    )
+    if found is None:
+        return None
+    await end_sessions(PydanticObjectId(found["_id"]))
+    return await User.get(found["_id"])
 
 
 async def ensure_admin(email: str, password: str, hasher: PasswordHasher, *, now: datetime) -> bool:
     """Make the operator's first admin unless the address has an account; say whether one was made."""
-    if await User.find_one(User.email == email.strip().lower()) is not None:
+    if await find_user(email) is not None:
         return False
     registration = Registration(name="Administrator", email=email, password=password)
     await register(registration, hasher, now=now, role=Role.ADMIN)

@@ -1,16 +1,22 @@
-"""A user's API keys."""
+"""What a user may change: his profile, his favourite models, his API keys."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime, timedelta
+from typing import Any, cast
 
 from beanie import PydanticObjectId
+from pymongo import ReturnDocument
+from pymongo.errors import DuplicateKeyError
 
-from admin_api.users.schemas import Lifetime, NewApiKey
+from admin_api.users.schemas import Lifetime, NewApiKey, ProfileChanges
 from proxy import security
-from proxy.documents import ApiKeyDocument
-from proxy.errors import InvalidRequest
+from proxy.documents import ApiKeyDocument, User
+from proxy.errors import InvalidRequest, NotFound
 
+MOST_FAVORITES = 10
+MOST_KEYS_LISTED = 100
 _LIFETIMES: dict[Lifetime, timedelta | None] = {
     "30d": timedelta(days=30),
     "90d": timedelta(days=90),
@@ -19,13 +25,46 @@ _LIFETIMES: dict[Lifetime, timedelta | None] = {
 }
 
 
+async def change_profile(user_id: PydanticObjectId, changes: ProfileChanges, *, now: datetime) -> User:
+    """Change what is named and leave the rest as it is."""
+    fields = _paths(changes.model_dump(exclude_unset=True))
+    users = User.get_pymongo_collection()
+    await users.update_one({"_id": user_id}, {"$set": {**fields, "updatedAt": now}})
+    return cast("User", await User.get(user_id))
+
+
+async def toggle_favorite(
+    user_id: PydanticObjectId, model_id: str, *, is_known: bool
+) -> tuple[bool, list[str]]:
+    """Make a model a favourite, or no longer one; return whether it is one now, and all of them.
+
+    Raises `NotFound` for a model that is neither known nor a favourite, `InvalidRequest` at the most allowed.
+    """
+    users, field = User.get_pymongo_collection(), "preferences.favoriteModels"
+    after: dict[str, Any] = {"projection": {field: 1}, "return_document": ReturnDocument.AFTER}
+    removed = await users.find_one_and_update(
+        {"_id": user_id, field: model_id}, {"$pull": {field: model_id}}, **after
+    )
+    if removed is not None:
+        return False, removed["preferences"]["favoriteModels"]
+    if not is_known:
+        raise NotFound("Model not found")
+    has_room = {f"{field}.{MOST_FAVORITES - 1}": {"$exists": False}}
+    added = await users.find_one_and_update(
+        {"_id": user_id, field: {"$ne": model_id}, **has_room}, {"$push": {field: model_id}}, **after
+    )
+    if added is None:
+        raise InvalidRequest(f"Maximum {MOST_FAVORITES} favorite models allowed")
+    return True, added["preferences"]["favoriteModels"]
+
+
 async def create_api_key(
     user_id: PydanticObjectId, wish: NewApiKey, *, most: int, now: datetime
 ) -> tuple[str, ApiKeyDocument]:
-    """Make a key and return its secret, which is not stored, beside it; raise `InvalidRequest` at `most` keys."""
-    keys = ApiKeyDocument.find(ApiKeyDocument.userId == user_id, ApiKeyDocument.isActive == True)  # noqa: E712
-    if await keys.count() >= most:
-        raise InvalidRequest(f"Maximum {most} active API keys allowed")
+    """Make a key and return its secret, which is not stored, beside it.
+
+    Raises `InvalidRequest` when the user has `most` active keys, however many are made at once.
+    """
     key = security.new_api_key()
     lifetime = _LIFETIMES[wish.expiresIn]
     document = ApiKeyDocument(
@@ -33,11 +72,60 @@ async def create_api_key(
         name=wish.name,
         digest=key.digest,
         lastFour=key.last_four,
-        permissions=list(wish.permissions),
+        permissions=list(dict.fromkeys(wish.permissions)),
         allowedModels=wish.allowedModels,
         onDisconnect=wish.onDisconnect,
         expiresAt=None if lifetime is None else now + lifetime,
         createdAt=now,
     )
-    await document.insert()
-    return key.secret, document
+    await _free_expired(user_id, now)
+    while (slot := await _free_slot(user_id, most)) is not None:
+        document.slot = slot
+        try:
+            await document.insert()
+        except DuplicateKeyError:
+            continue  # another request has just taken this place; there are only `most` of them
+        return key.secret, document
+    raise InvalidRequest(f"Maximum {most} active API keys allowed")
+
+
+async def list_api_keys(user_id: PydanticObjectId) -> list[ApiKeyDocument]:
+    """Return a user's keys, the newest first."""
+    keys = ApiKeyDocument.find(ApiKeyDocument.userId == user_id).sort("-createdAt")
+    return await keys.limit(MOST_KEYS_LISTED).to_list()
+
+
+async def revoke_api_key(user_id: PydanticObjectId, key_id: PydanticObjectId) -> None:
+    """End a key; raise `NotFound` when the user has no such key."""
+    keys = ApiKeyDocument.get_pymongo_collection()
+    revoked = await keys.update_one(
+        {"_id": key_id, "userId": user_id}, {"$set": {"isActive": False}, "$unset": {"slot": ""}}
+    )
+    if not revoked.matched_count:
+        raise NotFound("API key not found")
+
+
+async def _free_expired(user_id: PydanticObjectId, now: datetime) -> None:
+    expired = {"userId": user_id, "slot": {"$type": "number"}, "expiresAt": {"$lte": now}}
+    await ApiKeyDocument.get_pymongo_collection().update_many(expired, {"$unset": {"slot": ""}})
+
+
+async def _free_slot(user_id: PydanticObjectId, most: int) -> int | None:
+    """Return the lowest free place of a user's keys; `None` when as many as allowed are taken."""
+    occupied = {"userId": user_id, "slot": {"$type": "number"}}
+    cursor = ApiKeyDocument.get_pymongo_collection().find(occupied, {"slot": 1})
+    taken = {key["slot"] async for key in cursor}
+    if len(taken) >= most:
+        return None
+    return next(slot for slot in range(most) if slot not in taken)
+
+
+def _paths(changes: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Flatten nested changes into the paths of single fields, so that their neighbours stay."""
+    paths: dict[str, Any] = {}
+    for name, value in changes.items():
+        if isinstance(value, Mapping):
+            paths |= _paths(value, f"{prefix}{name}.")
+        else:
+            paths[f"{prefix}{name}"] = value
+    return paths

@@ -1,0 +1,43 @@
+"""The address of the client behind our own proxies, and of nobody who only claims to be behind them.
+
+Every proxy appends the address that it was called from to `X-Forwarded-For`, so the list is true from its right
+end up to the first address that is not one of ours; what stands left of that was written by a stranger.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from ipaddress import IPv4Address, IPv6Address, ip_address
+
+from proxy.addresses import Network
+
+_Address = IPv4Address | IPv6Address
+
+
+def client_address(peer: str, forwarded: Iterable[str], trusted: Sequence[Network]) -> str:
+    """Return who the client is, seen from `peer`, with the values of all `X-Forwarded-For` lines in their order."""
+    address = _parse(peer)
+    if address is None:
+        return peer
+    hops = [hop for line in forwarded for hop in line.split(",")] if trusted else []
+    while hops and any(address in network for network in trusted):
+        nearer = _parse(hops.pop())
+        if nearer is None:
+            break
+        address = nearer
+    return str(address)
+
+
+def _parse(value: str) -> _Address | None:
+    """Read an address as proxies write it: with a port or without, IPv6 in brackets or not."""
+    text = value.strip()
+    if text.startswith("["):
+        text = text[1:].partition("]")[0]
+    elif text.count(":") == 1:
+        text = text.partition(":")[0]
+    try:
+        address = ip_address(text)
+    except ValueError:
+        return None
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return mapped or address

@@ -1,0 +1,71 @@
+"""What pages of other origins may do: the origins of `ALLOWED_ORIGINS`, exactly, on every route and every answer.
+
+A preflight is answered before anything else looks at the request: it carries no credentials, so it can be neither
+refused for lack of them nor counted. `*` (in development) opens reading to everybody, but never with credentials.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+from sanic import HTTPResponse, Request
+from sanic.response import BaseHTTPResponse
+
+METHODS = "GET, POST, PUT, DELETE, PATCH, OPTIONS"
+REQUEST_HEADERS = (
+    "Content-Type",
+    "Authorization",
+    "X-Requested-With",
+    "x-fingerprint-id",
+    "x-rtb-fingerprint-id",
+    "x-client-info",
+    "Accept",
+    "Origin",
+    "Cache-Control",
+    "Pragma",
+)
+EXPOSED_HEADERS = (
+    "x-request-id",
+    "retry-after",
+    "x-should-retry",
+    "ratelimit-limit",
+    "ratelimit-remaining",
+    "ratelimit-reset",
+    "ratelimit-policy",
+)
+_SDK_PREFIX = "x-stainless-"  # OpenAI's SDK sends a dozen of these from a browser
+_KEPT_SECONDS = 600
+
+
+def answer_preflight(request: Request) -> HTTPResponse | None:
+    """Answer a preflight on whatever path; `None` for every other request."""
+    if request.method != "OPTIONS" or "access-control-request-method" not in request.headers:
+        return None
+    return HTTPResponse(status=204)
+
+
+def add_headers(request: Request, response: BaseHTTPResponse, origins: Collection[str]) -> None:
+    """Say on an answer who may read it."""
+    headers = response.headers
+    headers["vary"] = f"{headers['vary']}, Origin" if "vary" in headers else "Origin"
+    allowed = origin_headers(request.headers.get("origin"), origins)
+    if not allowed:
+        return
+    headers.update(allowed)
+    if request.method == "OPTIONS" and "access-control-request-method" in request.headers:
+        asked = request.headers.get("access-control-request-headers", "").lower().split(",")
+        of_sdk = (name.strip() for name in asked if name.strip().startswith(_SDK_PREFIX))
+        headers["access-control-allow-methods"] = METHODS
+        headers["access-control-allow-headers"] = ", ".join((*REQUEST_HEADERS, *of_sdk))
+        headers["access-control-max-age"] = str(_KEPT_SECONDS)
+        return
+    headers["access-control-expose-headers"] = ", ".join(EXPOSED_HEADERS)
+
+
+def origin_headers(origin: str | None, origins: Collection[str]) -> Mapping[str, str]:
+    """Return the headers that let a page of an origin read an answer; none if it may not."""
+    if origin is None or origin == "null":
+        return {}
+    if origin in origins and origin != "*":
+        return {"access-control-allow-origin": origin, "access-control-allow-credentials": "true"}
+    return {"access-control-allow-origin": "*"} if "*" in origins else {}
