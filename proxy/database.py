@@ -7,14 +7,16 @@ journal loses acknowledged events when the server dies. Both are set here and no
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pymongo
 import structlog
 from beanie import Document, init_beanie
 from bson.codec_options import CodecOptions
-from pymongo import AsyncMongoClient, ReadPreference, WriteConcern
+from pymongo import AsyncMongoClient, ReadPreference, ReturnDocument, WriteConcern
 from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.errors import ConfigurationError, ConnectionFailure, PyMongoError
 from pymongo.read_concern import ReadConcern
@@ -25,7 +27,7 @@ from proxy.mongod import EmbeddedMongod, MongodError
 OPERATION_TIMEOUT_MS = 1_500
 """Bound of one operation on the way of a request, with its retries: an outage is answered within two seconds."""
 
-_POOL_SIZE = 50
+POOL_SIZE = 50
 _STARTUP_SECONDS = 30
 _INDEX_SECONDS = 600
 
@@ -39,7 +41,7 @@ class DatabaseError(Exception):
     """The database cannot be used at start; the message is one line."""
 
 
-def connect(uri: str) -> Client:
+def connect(uri: str, *, pool_size: int = POOL_SIZE) -> Client:
     """Make the client; nothing is sent yet. Raises `DatabaseError` for a malformed URI."""
     try:
         return AsyncMongoClient(
@@ -48,7 +50,7 @@ def connect(uri: str) -> Client:
             serverSelectionTimeoutMS=OPERATION_TIMEOUT_MS,
             connectTimeoutMS=OPERATION_TIMEOUT_MS,
             waitQueueTimeoutMS=OPERATION_TIMEOUT_MS,
-            maxPoolSize=_POOL_SIZE,
+            maxPoolSize=pool_size,
             tz_aware=True,
             appname="aipasta",
         )
@@ -68,11 +70,52 @@ def database_of(client: Client, default: str) -> Database:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class ForeignIndex:
+    """An index that another program made, and with which our documents would not be safe."""
+
+    collection: str
+    name: str
+    deletes: bool
+    """Whether the database removes documents by it."""
+
+    def __str__(self) -> str:
+        return f"{self.collection}.{self.name}"
+
+
 async def prepare(database: Database, documents: Sequence[type[Document]]) -> None:
     """Wait until the database answers, then set up Beanie and the indexes.
 
-    Raises `DatabaseError` when it does not answer within half a minute.
+    Raises `DatabaseError` when it does not answer within half a minute, or belongs to another program.
     """
+    await wait_for(database)
+    foreign = await foreign_indexes(database, documents)
+    if foreign:
+        raise DatabaseError(
+            f"another program wrote this database and its index {foreign[0]} is not safe for ours: "
+            "make a backup, then run `python -m proxy migrate` once"
+        )
+    with pymongo.timeout(_INDEX_SECONDS):
+        await init_beanie(database=database, document_models=list(documents))
+
+
+async def foreign_indexes(database: Database, documents: Sequence[type[Document]]) -> list[ForeignIndex]:
+    """Find the indexes in our collections that are not ours and delete, refuse, or stand in the place of one of ours."""
+    found = []
+    for document in documents:
+        declared: Any = getattr(document, "Settings", None)
+        collection = str(getattr(declared, "name", document.__name__))
+        ours = {str(index.document["name"]): index.document for index in getattr(declared, "indexes", ())}
+        keys = [list(index["key"].items()) for index in ours.values()]
+        for name, index in (await database[collection].index_information()).items():
+            deletes = "expireAfterSeconds" in index
+            if name not in (*ours, "_id_") and (deletes or index.get("unique") or index["key"] in keys):
+                found.append(ForeignIndex(collection, name, deletes))
+    return found
+
+
+async def wait_for(database: Database) -> None:
+    """Wait until the database answers; raise `DatabaseError` after half a minute."""
     deadline = asyncio.get_running_loop().time() + _STARTUP_SECONDS
     while True:
         try:
@@ -84,8 +127,6 @@ async def prepare(database: Database, documents: Sequence[type[Document]]) -> No
                     f"MONGODB_URI: the database does not answer: {' '.join(str(exc).split())[:200]}"
                 ) from exc
             await asyncio.sleep(0.2)
-    with pymongo.timeout(_INDEX_SECONDS):
-        await init_beanie(database=database, document_models=list(documents))
 
 
 async def ping(database: Database) -> None:
@@ -94,6 +135,17 @@ async def ping(database: Database) -> None:
         await database.command("ping")
     except PyMongoError as exc:
         raise lost(exc) from exc
+
+
+async def identity(database: Database) -> str:
+    """Return the name that a database has given itself: a journal belongs to one database."""
+    found = await database["identity"].find_one_and_update(
+        {"_id": "database"},
+        {"$setOnInsert": {"name": secrets.token_hex(8)}},
+        upsert=True,
+        return_document=ReturnDocument.AFTER,
+    )
+    return str((found or {})["name"])
 
 
 async def keep_running(mongod: EmbeddedMongod) -> None:
