@@ -17,7 +17,9 @@ from contextlib import contextmanager
 from typing import Any
 
 from pydantic import ValidationError
+from pymongo.errors import PyMongoError
 
+from admin_api import documents, migration
 from admin_api.auth import service as accounts
 from admin_api.auth.hashing import PasswordHasher
 from admin_api.users import service as keys
@@ -92,10 +94,38 @@ def create_admin(settings: Settings, options: argparse.Namespace) -> int:
     return _with_database(settings, create)
 
 
+def migrate(settings: Settings, _options: argparse.Namespace) -> int:
+    """Take over a database that the original AI Pasta backend wrote."""
+
+    async def run(uri: str) -> None:
+        client = database.connect(uri)
+        store, ours = database.database_of(client, settings.database), [*SHARED, *documents()]
+        try:
+            await database.wait_for(store)
+            done = 0
+            async for line in migration.migrate(store, ours, usd_inr_rate=settings.usd_inr_rate):
+                print(line, flush=True)
+                done += 1
+            await database.prepare(store, ours)
+            print("the database is ours" if done else "nothing to do: the database is ours already")
+        except PyMongoError as exc:
+            cause = " ".join(str(exc).split())[:200]
+            raise DatabaseError(f"stopped half-way; run `migrate` again: {cause}") from exc
+        finally:
+            await client.close()
+
+    with _mongodb(settings) as (uri, _):
+        asyncio.run(run(uri))
+    return 0
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m proxy", description="The AI Pasta gateway.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     commands.add_parser("serve", help="serve until SIGTERM or Ctrl-C").set_defaults(command=serve)
+    commands.add_parser(
+        "migrate", help="take over a database of the original AI Pasta backend; again does nothing"
+    ).set_defaults(command=migrate)
     key = commands.add_parser("keys", help="API keys").add_subparsers(required=True, metavar="ACTION")
     make_key = key.add_parser("create", help="make a key for a user and print it")
     make_key.add_argument("--email", required=True, help="whose key it is")
