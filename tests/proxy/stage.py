@@ -65,14 +65,19 @@ class Stage:
                 await asyncio.sleep(0.01)
 
     async def assert_balanced(self, user: User) -> None:
-        """Check that what a user's account says is the sum of his events."""
+        """Check that what a user's account says becomes the sum of his events, which are written first."""
+        async with asyncio.timeout(SECONDS):
+            while not await self._is_balanced(user):  # noqa: ASYNC110  the database is asked
+                await asyncio.sleep(0.02)
+
+    async def _is_balanced(self, user: User) -> bool:
         events = [event for event in await self.gateway.events() if event["userId"] == str(user.id)]
         tokens = sum(event["tokens"]["prompt"] + event["tokens"]["completion"] for event in events)
         requests = sum(event["requests"] for event in events)
         cost = sum((Decimal(event["costPico"]) for event in events), Decimal(0)) / 10**12
         standing = await self.gateway.parts.meter.standing(str(user.id), self.gateway.parts.clock())
-        assert (standing.requests, standing.tokens, standing.cost_usd) == (requests, tokens, cost)
-        assert (standing.daily_requests, standing.monthly_tokens) == (requests, tokens)
+        totals = (standing.requests, standing.tokens, standing.cost_usd) == (requests, tokens, cost)
+        return totals and (standing.daily_requests, standing.monthly_tokens) == (requests, tokens)
 
     async def _has_events(self, count: int) -> bool:
         return await self.gateway.parts.database["usageevents"].count_documents({}) >= count
