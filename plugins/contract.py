@@ -211,6 +211,17 @@ class SelfAnswering(Protocol):
         """Answer `request` with a status and the pieces of a body; `now` is in seconds since 1970."""
 
 
+@runtime_checkable
+class KeepsRecords(Protocol):
+    """A provider that can be asked afterwards what an answer of its has cost, by the id that it gave it."""
+
+    def generation_request(self, generation_id: str, api_key: str | None) -> UpstreamRequest:
+        """Describe the request for the record of a generation."""
+
+    def read_generation(self, body: bytes) -> Usage | None:
+        """Read that record; `None` while it does not say what was used."""
+
+
 @dataclass(frozen=True, slots=True)
 class ProviderOptions:
     """What an operator configures of a provider, given to its plugin's factory."""

@@ -9,6 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from decimal import Decimal
+from urllib.parse import quote
+
+import orjson
 
 from plugins.contract import (
     ChatCall,
@@ -19,6 +22,8 @@ from plugins.contract import (
     ModelInfo,
     Price,
     PriceOverride,
+    UpstreamRequest,
+    Usage,
 )
 from plugins.openai_compatible import OpenAICompatible, amount, clean, complaint, count, get, said, text
 
@@ -103,6 +108,30 @@ class OpenRouter(OpenAICompatible):
             return failure
         raw = text(get(get(complaint(body), "metadata"), "raw"))
         return replace(failure, message=clean(said(complaint(raw.encode()))) or failure.message)
+
+    def generation_request(self, generation_id: str, api_key: str | None) -> UpstreamRequest:
+        """Ask for the record of one generation, which may not exist for minutes after its end."""
+        return UpstreamRequest("GET", f"/generation?id={quote(generation_id, safe='')}", self.headers(api_key))
+
+    def read_generation(self, body: bytes) -> Usage | None:
+        """Read the record; its native counts are those of the tokenizer that was billed."""
+        try:
+            record = get(orjson.loads(body), "data")
+        except orjson.JSONDecodeError:
+            return None
+        prompt, completion = (count(get(record, f"native_tokens_{part}")) for part in ("prompt", "completion"))
+        cost = amount(get(record, "total_cost"))
+        if prompt is None or completion is None or cost is None:
+            return None
+        return Usage(
+            prompt_tokens=prompt,
+            completion_tokens=completion,
+            cached_tokens=min(prompt, count(get(record, "native_tokens_cached")) or 0),
+            reasoning_tokens=min(completion, count(get(record, "native_tokens_reasoning")) or 0),
+            cost=cost,
+            upstream_cost=amount(get(record, "upstream_inference_cost")),
+            is_byok=get(record, "is_byok") is True,
+        )
 
     def base_id(self, model: str) -> str | None:
         """Strip one suffix that only steers the routing."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from proxy.auth import Caller
+from proxy.call import Answer, Client, Plan, Services
 from proxy.catalog import Catalog
 from proxy.core import limits, pricing, routing
 from proxy.core.chat import ChatRequest
@@ -20,7 +21,7 @@ from proxy.core.routing import Target, unpriced
 from proxy.core.rules import Demand
 from proxy.documents import Outcome
 from proxy.errors import Unavailable
-from proxy.exchange import Answer, Client, Exchange, Plan, Services
+from proxy.exchange import Exchange
 from proxy.metering.contract import Want
 from proxy.settings import Limits
 
@@ -87,6 +88,11 @@ class Completions:
             exchange.client_left()
             raise
 
+    async def settled(self) -> None:
+        """Wait until every call that has ended is settled."""
+        while self._services.settlements:
+            await asyncio.wait(set(self._services.settlements))
+
     async def drain(self, seconds: float) -> None:
         """Refuse new calls, let the running ones end, and after `seconds` end those that still run."""
         self._is_draining = True
@@ -94,9 +100,9 @@ class Completions:
             await asyncio.wait(list(self._running), timeout=seconds)
         for exchange in self._running.values():
             exchange.abort(Outcome.SHUTDOWN)
-        unfinished = [*self._running, *self._services.settlements]
-        if unfinished:
-            await asyncio.wait(unfinished, timeout=_ABORT_SECONDS)
+        if self._running:
+            await asyncio.wait(list(self._running), timeout=_ABORT_SECONDS)
+        self._services.reconciler.hurry()
         if self._services.settlements:
             await asyncio.wait(self._services.settlements, timeout=_ABORT_SECONDS)
         if self._ticker is not None:

@@ -8,77 +8,32 @@ is settled or refunded exactly once, and a stream's last bytes are sent only aft
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
-from datetime import datetime
-from decimal import Decimal
-from typing import Protocol
+from collections.abc import Coroutine
+from dataclasses import replace
+from typing import Any
 
 import orjson
 
 from plugins.contract import ChatCall, Failure, FailureKind
+from proxy.call import Answer, Client, ClientGone, Plan, Services, observe
 from proxy.core.answer import read_answer
-from proxy.core.bill import Served, bill
-from proxy.core.chat import ChatRequest
+from proxy.core.bill import NOTHING, Served, bill
 from proxy.core.failures import error_for, may_work_elsewhere
 from proxy.core.routing import Target, with_native_models
 from proxy.core.stream import ChatStream
 from proxy.documents import Outcome
 from proxy.errors import GatewayError, Unavailable, openai_body
-from proxy.metering.contract import AttemptRecord, Meter, Reservation, Settlement, Want
-from proxy.metrics import Metrics
-from proxy.relay import MAX_ANSWER_BYTES, Relay, RelayFailed, UpstreamResponse
+from proxy.metering.contract import AttemptRecord, Progress, Reservation, Settlement
+from proxy.relay import MAX_ANSWER_BYTES, RelayFailed, UpstreamResponse
 
 SETTLE_SECONDS = 2.0
 """How long an answer's last bytes wait for its settlement; it goes on by itself after that."""
 
+NOTE_SECONDS = 2.0
+"""How often a long stream is noted, so that a process that dies leaves a fair estimate behind."""
+
 KEEP_ALIVE = b": keep-alive\n\n"
 NOT_A_STREAM = Failure(FailureKind.PROVIDER, "The provider answered a stream as a whole.")
-
-
-class ClientGone(Exception):
-    """The client has closed its connection, or does not read."""
-
-
-class Client(Protocol):
-    """Where the answer of a stream goes."""
-
-    async def start(self, headers: Mapping[str, str]) -> None:
-        """Begin the answer with status 200; raise `ClientGone`."""
-
-    async def send(self, data: bytes) -> None:
-        """Send a piece at once, waiting for a slow reader; raise `ClientGone`."""
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What became of a call: the body (empty when it went to the client as a stream), and what was recorded."""
-
-    body: bytes
-    headers: Mapping[str, str]
-    settlement: Settlement | None
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What was decided about a call before anything was done for it."""
-
-    chat: ChatRequest
-    targets: tuple[Target, ...]
-    want: Want
-    on_disconnect: str
-
-
-@dataclass(frozen=True, slots=True)
-class Services:
-    """What calls are served with."""
-
-    relay: Relay
-    meter: Meter
-    metrics: Metrics
-    usd_inr_rate: Decimal
-    clock: Callable[[], datetime]
-    settlements: set[asyncio.Task[None]] = field(default_factory=set)
 
 
 class Exchange:
@@ -107,6 +62,7 @@ class Exchange:
         self._served_model: str | None = None
         self._first_token_at: float | None = None
         self._body = b""
+        self._noted_at = self._began
 
     def client_left(self) -> None:
         """Take note that nobody listens any more: close the upstream where that stops the bill, else read on."""
@@ -151,8 +107,12 @@ class Exchange:
             await self._services.meter.refund(reservation)
             return None
         settlement = self._settlement(reservation, failure)
-        self._observe(settlement)
-        await self._settle(reservation, settlement)
+        if self._record_is_wanted(settlement):
+            _ = self._in_background(self._settle_by_record(reservation, settlement))
+            return settlement
+        observe(self._services.metrics, self._target.entry.info.id, settlement)
+        task = self._in_background(self._services.meter.settle(reservation, settlement))
+        await asyncio.wait({task}, timeout=SETTLE_SECONDS)
         return settlement
 
     async def _serve(self, reservation: Reservation) -> Failure | None:
@@ -187,6 +147,7 @@ class Exchange:
                 head = endpoint.provider.read_head(response.headers)
                 self._generation_id = head.generation_id
                 self._served = Served(backing=head.backing)
+                self._note()
                 failure = await self._read(response, target)
             finally:
                 await response.aclose()
@@ -255,7 +216,11 @@ class Exchange:
                     # Who serves, and so whether closing stops the bill, may be known only now.
                     if self._client_is_gone and self._should_cancel():
                         self._end(Outcome.CLIENT_GONE)
-                    patience.reschedule(min(deadline, self._loop.time() + endpoint.timeouts.idle))
+                    now = self._loop.time()
+                    if now - self._noted_at > NOTE_SECONDS:
+                        self._take_stock(stream)
+                        self._note()
+                    patience.reschedule(min(deadline, now + endpoint.timeouts.idle))
         except TimeoutError:
             if self._writing.locked():
                 self._client_is_gone = True
@@ -267,6 +232,21 @@ class Exchange:
         if stream.failure is None:
             self._body = stream.finish()
         return stream.failure
+
+    def _note(self) -> None:
+        """Tell the meter how far this has come: it may be all that is left of us."""
+        self._noted_at = self._loop.time()
+        target, served = self._target, self._served
+        progress = Progress(
+            provider=target.entry.provider,
+            model=target.model,
+            generation_id=self._generation_id,
+            backing=served.backing,
+            deltas=served.deltas,
+            output_bytes=served.output_bytes,
+        )
+        if self._reservation is not None:
+            self._services.meter.note(self._reservation, progress)
 
     def _take_stock(self, stream: ChatStream) -> None:
         backing = stream.backing or self._served.backing
@@ -323,12 +303,34 @@ class Exchange:
             return Outcome.TIMEOUT if failure.kind is FailureKind.TIMEOUT else Outcome.UPSTREAM_ERROR
         return Outcome.CLIENT_GONE if self._client_is_gone else Outcome.COMPLETED
 
-    async def _settle(self, reservation: Reservation, settlement: Settlement) -> None:
-        """Settle, and wait for it as long as an answer's last bytes can wait."""
-        task = asyncio.create_task(self._services.meter.settle(reservation, settlement))
+    def _record_is_wanted(self, settlement: Settlement) -> bool:
+        """Say whether the provider may know better than our estimate what a cut stream has cost."""
+        is_estimate = self._served.usage is None and settlement.bill is not NOTHING
+        return (
+            is_estimate
+            and self._generation_id is not None
+            and self._services.reconciler.can_tell(settlement.provider)
+        )
+
+    async def _settle_by_record(self, reservation: Reservation, settlement: Settlement) -> None:
+        """Hold what is held until the provider has said what it was, or for as long as it may take to."""
+        usage = await self._services.reconciler.resolve(settlement.provider, self._generation_id or "")
+        if usage is not None:
+            made = bill(
+                self._target.entry,
+                replace(self._served, usage=usage),
+                prompt_estimate=reservation.want.prompt_estimate,
+                has_failed=False,
+            )
+            settlement = replace(settlement, bill=made)
+        observe(self._services.metrics, self._target.entry.info.id, settlement)
+        await self._services.meter.settle(reservation, settlement)
+
+    def _in_background(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(work)
         self._services.settlements.add(task)
         task.add_done_callback(self._services.settlements.discard)
-        await asyncio.wait({task}, timeout=SETTLE_SECONDS)
+        return task
 
     async def _close(self, failure: Failure | None, settlement: Settlement | None) -> Answer:
         """Give the client its last bytes, or the error."""
@@ -376,18 +378,3 @@ class Exchange:
             price_version=entry.price_version,
             first_token_ms=first,
         )
-
-    def _observe(self, settlement: Settlement) -> None:
-        """Tell the metrics."""
-        metrics, name, model = self._services.metrics, settlement.provider, self._target.entry.info.id
-        tokens, charge = settlement.bill.tokens, settlement.bill.charge
-        metrics.requests.labels(name, model, settlement.outcome).inc()
-        metrics.duration.labels(name, settlement.outcome).observe(settlement.total_ms / 1000)
-        if settlement.first_token_ms is not None:
-            metrics.first_token.labels(name).observe(settlement.first_token_ms / 1000)
-        for kind in ("prompt", "completion", "cached", "cache_write", "reasoning"):
-            metrics.tokens.labels(name, model, kind).inc(getattr(tokens, kind))
-        if charge.cost is None:
-            metrics.unpriced.labels(name).inc()
-        else:
-            metrics.cost.labels(name, model).inc(float(charge.cost))

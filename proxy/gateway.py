@@ -24,7 +24,7 @@ class Gateway:
 
     settings: Settings
     clock: Callable[[], datetime]
-    client: Client
+    clients: tuple[Client, ...]
     database: Database
     metrics: Metrics
     relay: Relay

@@ -73,6 +73,14 @@ class Metrics:
         self.in_flight = Gauge(
             "aipasta_requests_in_flight", "Requests being served now.", registry=self.registry
         )
+        self.journal_backlog = Gauge(
+            "aipasta_journal_backlog_events",
+            "Events that the database does not know yet.",
+            registry=self.registry,
+        )
+        self.open_holds = Gauge(
+            "aipasta_open_holds", "Requests that hold something of their limits now.", registry=self.registry
+        )
         self.models = Gauge(
             "aipasta_catalogue_models", "Models in the catalogue.", ("provider",), registry=self.registry
         )

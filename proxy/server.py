@@ -21,12 +21,12 @@ from plugins import registry
 from plugins.contract import ProviderOptions
 from proxy import database
 from proxy.auth import Authenticator
+from proxy.call import Services
 from proxy.catalog import Catalog
 from proxy.completions import Completions
 from proxy.database import Database
 from proxy.documents import SHARED
 from proxy.errors import UnsupportedMedia
-from proxy.exchange import Services
 from proxy.gateway import Gateway
 from proxy.handlers import chat, cors, errors, models, system
 from proxy.handlers.client import client_address
@@ -116,7 +116,7 @@ async def start_gateway(settings: Settings, mongodb_uri: str, clock: Clock) -> G
         refresh_seconds=settings.catalog_refresh_seconds,
         clock=clock,
     )
-    reconciler = Reconciler(relay)
+    reconciler = Reconciler(relay, patience=settings.reconcile_seconds)
     beats = database.connect(mongodb_uri, pool_size=1)
     meter = await _meter(settings, store, database.database_of(beats, settings.database), reconciler, metrics)
     services = Services(relay, meter, reconciler, metrics, settings.usd_inr_rate, clock)

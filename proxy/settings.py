@@ -185,6 +185,13 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="least severe level logged"
     )
+    reconcile_seconds: float = Field(
+        60, ge=0, description="how long a cut stream's hold waits for the provider's own record of its cost"
+    )
+    metering: Literal["leased", "direct"] = Field(
+        "direct",
+        description="leased needs a disk and admits in memory; direct asks the database for every request",
+    )
     catalog_refresh_seconds: float = Field(
         900, ge=1, description="how often the providers' model lists are read"
     )

@@ -72,12 +72,19 @@ class RunningGateway:
         content = {"content": body} if isinstance(body, bytes) else {"json": body}
         return await self.http.post("/v1/chat/completions", headers=headers, **content, **options)
 
+    async def settled(self) -> None:
+        """Wait until the database knows everything that has ended."""
+        await self.parts.completions.settled()
+        await self.parts.meter.flush()
+
     async def events(self) -> list[dict[str, Any]]:
         """Return every usage event as it is stored, oldest first."""
+        await self.settled()
         return await self.parts.database["usageevents"].find().sort("at").to_list()
 
     async def account(self, user: User) -> dict[str, Any]:
         """Return a user's account document."""
+        await self.settled()
         return await self.parts.database["accounts"].find_one({"_id": str(user.id)}) or {}
 
 

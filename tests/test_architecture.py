@@ -24,7 +24,7 @@ DATA_PLANE = {
     "proxy.database",
     "proxy.documents",
     "proxy.errors",
-    "proxy.exchange",
+    "proxy.call",
     "proxy.gateway",
     "proxy.metering",
     "proxy.metrics",

@@ -40,7 +40,7 @@ from proxy.core.pricing import from_pico, to_pico
 from proxy.database import is_outage
 from proxy.documents import Outcome, User
 from proxy.errors import GatewayError, ProviderFailed, ProviderTimeout, Unavailable
-from proxy.exchange import Answer
+from proxy.call import Answer
 from proxy.gateway import Gateway
 from proxy.metering.contract import Settlement
 

@@ -60,20 +60,21 @@ def bill(entry: Entry, served: Served, *, prompt_estimate: int, has_failed: bool
     """
     usage = served.usage
     if usage is not None:
-        return Bill(_counted(usage), _charge(entry, usage, served.backing))
+        return Bill(counted(usage), _charge(entry, usage, served.backing))
     if has_failed and not served.has_output:
         return NOTHING
     completion = limits.completion_estimate(served.deltas, served.output_bytes)
     guess = Usage(prompt_estimate, completion)
     charge = _charge(entry, guess, served.backing)
-    return Bill(_counted(guess), Charge(charge.cost, charge.source, estimated=True))
+    return Bill(counted(guess), Charge(charge.cost, charge.source, estimated=True))
 
 
 def _charge(entry: Entry, usage: Usage, backing: str | None) -> Charge:
     return pricing.charge(entry.info, usage, backing, declared_free=entry.is_declared_free)
 
 
-def _counted(usage: Usage) -> Counted:
+def counted(usage: Usage) -> Counted:
+    """Take over the tokens of a usage record."""
     return Counted(
         prompt=usage.prompt_tokens,
         completion=usage.completion_tokens,

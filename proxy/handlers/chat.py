@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from sanic import Blueprint, HTTPResponse, Request
 from sanic.exceptions import RequestCancelled
 
+from proxy.call import ClientGone
 from proxy.completions import Call
 from proxy.core import chat
-from proxy.exchange import ClientGone
 from proxy.gateway import gateway_of
 
 blueprint = Blueprint("chat", url_prefix="/v1")

@@ -160,5 +160,8 @@ class Meter(Protocol):
     async def refund(self, reservation: Reservation) -> None:
         """Give everything back: the request never reached a provider."""
 
+    async def flush(self) -> None:
+        """Bring what was settled here to the database now; raise `Unavailable`."""
+
     async def standing(self, user_id: str, at: datetime) -> Standing:
         """Return what a user has used; raise `Unavailable` when nobody can tell."""

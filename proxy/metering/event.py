@@ -92,6 +92,58 @@ def correction(stored: Mapping[str, Any], true: Event) -> Event:
     }
 
 
+def lost_id(user_id: str, journal: str) -> str:
+    """Name the event that books what a lost worker had leased of an account."""
+    return f"lost_{journal}_{user_id}"
+
+
+def lost_event(user_id: str, journal: str, leased: Mapping[str, int], usd_inr_rate: Decimal) -> Event:
+    """Build that event from the account's entry alone, so that whoever builds it builds the same."""
+    return {
+        "_id": lost_id(user_id, journal),
+        "kind": "lost",
+        "refersTo": None,
+        "at": datetime(1970, 1, 1, tzinfo=UTC),
+        "userId": user_id,
+        "keyId": None,
+        "sessionId": None,
+        "provider": "",
+        "requestedModel": "",
+        "model": "",
+        "servedModel": None,
+        "backing": None,
+        "generationId": None,
+        "stream": False,
+        "outcome": str(Outcome.UNKNOWN),
+        "tokens": dict.fromkeys(("prompt", "completion", "cached", "cacheWrite", "reasoning"), 0),
+        "costUsd": None,
+        "costPico": 0,
+        "costInr": None,
+        "costInrPico": 0,
+        "usdInrRate": Decimal128(usd_inr_rate),
+        "priceVersion": None,
+        "costSource": "unknown",
+        "estimated": True,
+        "requests": 0,
+        "overHold": False,
+        "firstTokenMs": None,
+        "totalMs": 0,
+        "attempts": [],
+        "windows": {counter: amount for counter, amount in leased.items() if amount},
+    }
+
+
+def undone(event: Event) -> Event:
+    """Build the event that takes a lost worker's booking back."""
+    return {
+        **event,
+        "_id": correction_id(event["_id"]),
+        "kind": "correction",
+        "refersTo": event["_id"],
+        "windows": {counter: -amount for counter, amount in event["windows"].items()},
+    }
+
+
 def correction_id(request_id: str) -> str:
     """Name the correction of a request's event: one at most, so that applying it twice is a no-op."""
     return f"{request_id}:correction"

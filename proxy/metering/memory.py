@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
 
+from plugins.contract import Price
 from proxy.core.bill import Bill, Counted
 from proxy.core.limits import UserLimits, completion_estimate
-from proxy.core.pricing import Charge, CostSource
+from proxy.core.pricing import Charge, CostSource, worst_case
 from proxy.core.rules import Demand
 from proxy.documents import Outcome
 from proxy.metering.contract import Progress, Reservation, Settlement, Want
@@ -18,6 +19,7 @@ Memory = Mapping[str, Any]
 
 def remember(want: Want) -> dict[str, Any]:
     """Keep the parts of a request that its event needs."""
+    price = want.demand.price
     return {
         "user": want.user_id,
         "key": want.key_id,
@@ -28,11 +30,13 @@ def remember(want: Want) -> dict[str, Any]:
         "model": want.model,
         "stream": want.stream,
         "estimate": want.prompt_estimate,
+        "price": None if price is None else [str(price.prompt), str(price.completion), str(price.request)],
     }
 
 
 def recall(request_id: str, memory: Memory, held: Mapping[str, int]) -> Reservation:
     """Make a reservation again from what was kept of it: enough to settle it, not to serve it."""
+    price = memory["price"]
     want = Want(
         request_id=request_id,
         user_id=memory["user"],
@@ -41,7 +45,7 @@ def recall(request_id: str, memory: Memory, held: Mapping[str, int]) -> Reservat
         at=memory["at"],
         limits=UserLimits(0, 0, 0),
         key_limits=None,
-        demand=Demand(0, None),
+        demand=Demand(0, None if price is None else _price(*price)),
         prompt_estimate=memory["estimate"],
         output_tokens=0,
         choices=1,
@@ -58,9 +62,15 @@ def unknown(reservation: Reservation, progress: Progress | None, usd_inr_rate: D
     want = reservation.want
     seen = progress or Progress(want.provider, want.model)
     tokens = Counted(want.prompt_estimate, completion_estimate(seen.deltas, seen.output_bytes))
+    price = want.demand.price
+    if price is None:
+        charge = Charge(None, CostSource.UNKNOWN, estimated=True)
+    else:
+        cost = worst_case(price, tokens.prompt, tokens.completion)
+        charge = Charge(cost, CostSource.PRICE_TABLE, estimated=True)
     return Settlement(
         outcome=Outcome.UNKNOWN,
-        bill=Bill(tokens, Charge(None, CostSource.UNKNOWN, estimated=True)),
+        bill=Bill(tokens, charge),
         usd_inr_rate=usd_inr_rate,
         provider=seen.provider,
         model=seen.model,
@@ -69,3 +79,7 @@ def unknown(reservation: Reservation, progress: Progress | None, usd_inr_rate: D
         total_ms=0,
         attempts=(),
     )
+
+
+def _price(prompt: str, completion: str, request: str) -> Price:
+    return Price(Decimal(prompt), Decimal(completion), request=Decimal(request))

@@ -1,0 +1,79 @@
+"""What a call is made of: what was decided about it, whom it is for, what it is served with, and its answer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from decimal import Decimal
+from typing import Protocol
+
+from proxy.core.chat import ChatRequest
+from proxy.core.routing import Target
+from proxy.metering.contract import Meter, Settlement, Want
+from proxy.metrics import Metrics
+from proxy.reconcile import Reconciler
+from proxy.relay import Relay
+
+
+class ClientGone(Exception):
+    """The client has closed its connection, or does not read."""
+
+
+class Client(Protocol):
+    """Where the answer of a stream goes."""
+
+    async def start(self, headers: Mapping[str, str]) -> None:
+        """Begin the answer with status 200; raise `ClientGone`."""
+
+    async def send(self, data: bytes) -> None:
+        """Send a piece at once, waiting for a slow reader; raise `ClientGone`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What became of a call: the body (empty when it went to the client as a stream), and what was recorded."""
+
+    body: bytes
+    headers: Mapping[str, str]
+    settlement: Settlement | None
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What was decided about a call before anything was done for it."""
+
+    chat: ChatRequest
+    targets: tuple[Target, ...]
+    want: Want
+    on_disconnect: str
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What calls are served with."""
+
+    relay: Relay
+    meter: Meter
+    reconciler: Reconciler
+    metrics: Metrics
+    usd_inr_rate: Decimal
+    clock: Callable[[], datetime]
+    settlements: set[asyncio.Task[None]] = field(default_factory=set)
+
+
+def observe(metrics: Metrics, model: str, settlement: Settlement) -> None:
+    """Tell the metrics what became of a call; `model` is the catalogue's id."""
+    name = settlement.provider
+    tokens, charge = settlement.bill.tokens, settlement.bill.charge
+    metrics.requests.labels(name, model, settlement.outcome).inc()
+    metrics.duration.labels(name, settlement.outcome).observe(settlement.total_ms / 1000)
+    if settlement.first_token_ms is not None:
+        metrics.first_token.labels(name).observe(settlement.first_token_ms / 1000)
+    for kind in ("prompt", "completion", "cached", "cache_write", "reasoning"):
+        metrics.tokens.labels(name, model, kind).inc(getattr(tokens, kind))
+    if charge.cost is None:
+        metrics.unpriced.labels(name).inc()
+    else:
+        metrics.cost.labels(name, model).inc(float(charge.cost))

@@ -1,0 +1,258 @@
+"""A worker's journal: what it promised and what became of it, in files that `kill -9` cannot take back.
+
+A record is written with one plain append before anything is done that depends on it, which survives the death
+of the process; `sync` makes it survive the machine. Records live in segments of a fixed size that are allocated
+before they are used, and room for the end of every open request is kept free, so that what was opened can
+always be closed, even on a full disk. A journal belongs to whoever holds the lock on its folder: the kernel
+lets go of it when the process dies, and not before.
+
+    <folder>/<name>/lock           held while the worker lives
+    <folder>/<name>/00000000.seg   records: magic, CRC-32, BSON; zeros where nothing is written yet
+
+An offset counts bytes from the journal's first segment on, so it grows for ever and names one place.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+import shutil
+import struct
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple, Self
+
+import bson
+import structlog
+from bson.codec_options import CodecOptions
+from bson.errors import InvalidBSON
+
+SEGMENT_BYTES = 8 * 2**20
+CLOSE_BYTES = 4096
+"""Room that is kept free for the end of each open request; no closing record is larger."""
+
+_HEADER = struct.Struct("<4sI")
+_MAGIC = b"AIP1"
+_OPTIONS: CodecOptions[dict[str, Any]] = CodecOptions(tz_aware=True)
+_SMALLEST = 5
+log = structlog.get_logger(__name__)
+
+
+class JournalError(Exception):
+    """The journal cannot be written; the message is one line. No request may be served without it."""
+
+
+class Entry(NamedTuple):
+    """One record, and the offset behind it."""
+
+    offset: int
+    record: dict[str, Any]
+
+
+class Journal:
+    """The journal that this process writes."""
+
+    def __init__(self, folder: Path, *, segment_bytes: int = SEGMENT_BYTES) -> None:
+        """Make a new journal under `folder`; raise `JournalError` when it cannot be written."""
+        self.name = secrets.token_hex(8)
+        self.path = folder / self.name
+        self._segment_bytes = segment_bytes
+        self._open: set[str] = set()
+        self._first_segment = 0
+        self._segment = -1
+        self._descriptor = -1
+        self._position = segment_bytes
+        try:
+            # It gets its name when it is locked: nobody must find it in between and think its worker dead.
+            nameless = folder / f".{self.name}"
+            nameless.mkdir(parents=True)
+            self._lock = _lock(nameless, create=True)
+            nameless.rename(self.path)
+            self._next_segment()
+        except OSError as exc:
+            raise JournalError(f"the journal in {folder} cannot be written: {exc.strerror}") from exc
+
+    @property
+    def end(self) -> int:
+        """Return the offset behind the last record."""
+        return self._segment * self._segment_bytes + self._position
+
+    @property
+    def has_old_segments(self) -> bool:
+        """Say whether there is anything that `release` could delete."""
+        return self._first_segment < self._segment
+
+    def open(self, request_id: str, record: dict[str, Any]) -> int:
+        """Append the beginning of a request, if there is room for its end too; raise `JournalError` if not."""
+        data = _encode({"k": "open", "id": request_id, **record})
+        self._make_room(len(data) + (len(self._open) + 1) * CLOSE_BYTES)
+        offset = self._append(data)
+        self._open.add(request_id)
+        return offset
+
+    def note(self, request_id: str, record: dict[str, Any]) -> None:
+        """Append a remark on an open request; without room it is left out, which costs precision and no truth."""
+        data = _encode({"k": "note", "id": request_id, **record})
+        try:
+            self._make_room(len(data) + len(self._open) * CLOSE_BYTES)
+            self._append(data)
+        except JournalError as exc:
+            log.warning("a note was left out of the journal", request=request_id, cause=str(exc))
+
+    def close(self, request_id: str, record: dict[str, Any]) -> int:
+        """Append the end of a request, into the room that was kept for it."""
+        data = _encode({"k": "close", "id": request_id, **record})
+        if len(data) > CLOSE_BYTES:
+            raise JournalError(f"the end of {request_id} is larger than the room kept for it")
+        if self._segment_bytes - self._position < len(data):
+            self._make_room(len(data) + (len(self._open) - 1) * CLOSE_BYTES)
+        offset = self._append(data)
+        self._open.discard(request_id)
+        return offset
+
+    def sync(self) -> None:
+        """Make what is written survive the machine; may be called from another thread."""
+        try:
+            os.fdatasync(self._descriptor)
+        except OSError as exc:
+            log.warning("the journal could not be synced", cause=exc.strerror)
+
+    def release(self, offset: int) -> None:
+        """Delete the segments that nobody needs any more: all before `offset`."""
+        while (
+            self._first_segment + 1
+        ) * self._segment_bytes <= offset and self._first_segment < self._segment:
+            _segment_path(self.path, self._first_segment).unlink(missing_ok=True)
+            self._first_segment += 1
+
+    def end_here(self, *, delete: bool) -> None:
+        """Let go of the journal; `delete` it when everything in it has arrived elsewhere."""
+        os.close(self._descriptor)
+        if delete:
+            shutil.rmtree(self.path, ignore_errors=True)
+        if self._lock is not None:
+            self._lock.close()
+
+    def _make_room(self, size: int) -> None:
+        if self._segment_bytes - self._position < size:
+            if size > self._segment_bytes:
+                raise JournalError("too many requests are open for one segment of the journal")
+            try:
+                self._next_segment()
+            except OSError as exc:
+                raise JournalError(f"the journal cannot grow: {exc.strerror}") from exc
+
+    def _next_segment(self) -> None:
+        path = _segment_path(self.path, self._segment + 1)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            os.posix_fallocate(descriptor, 0, self._segment_bytes)
+        except OSError:
+            os.close(descriptor)
+            path.unlink(missing_ok=True)
+            raise
+        if self._descriptor >= 0:
+            os.fdatasync(self._descriptor)
+            os.close(self._descriptor)
+        self._descriptor = descriptor
+        self._segment += 1
+        self._position = 0
+
+    def _append(self, data: bytes) -> int:
+        try:
+            written = os.pwrite(self._descriptor, data, self._position)
+        except OSError as exc:
+            raise JournalError(f"the journal cannot be written: {exc.strerror}") from exc
+        if written != len(data):
+            raise JournalError("the journal cannot be written: a record was cut short")
+        self._position += written
+        return self.end
+
+
+class FoundJournal:
+    """A journal whose worker is dead, taken over to be finished."""
+
+    def __init__(self, path: Path, lock: BinaryIO) -> None:
+        """Hold the lock of the journal at `path`."""
+        self.name = path.name
+        self.path = path
+        self._lock = lock
+
+    @classmethod
+    def take(cls, path: Path) -> Self | None:
+        """Take a journal over, unless its worker lives or another process was faster."""
+        lock = _lock(path, create=False)
+        return None if lock is None else cls(path, lock)
+
+    def entries(self) -> Iterator[Entry]:
+        """Iterate over its records; skip and report what cannot be read."""
+        for path in sorted(self.path.glob("*.seg")):
+            data = path.read_bytes()
+            base = int(path.stem) * len(data)
+            position = 0
+            while (start := data.find(_MAGIC, position)) >= 0:
+                if data[position:start].strip(b"\0"):
+                    log.error("the journal holds something unreadable", journal=str(path), offset=position)
+                record, position = _decode(data, start)
+                if record is None:
+                    log.error("the journal holds a broken record", journal=str(path), offset=start)
+                else:
+                    yield Entry(base + position, record)
+
+    def end_here(self, *, delete: bool) -> None:
+        """Let go of it; `delete` it when everything in it has arrived elsewhere."""
+        if delete:
+            shutil.rmtree(self.path, ignore_errors=True)
+        self._lock.close()
+
+
+def names(folder: Path) -> list[str]:
+    """Return the names of the journals under a folder, whoever writes them."""
+    if not folder.exists():
+        return []
+    return sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
+def _lock(path: Path, *, create: bool) -> BinaryIO | None:
+    try:
+        file = (path / "lock").open("a+b" if create else "r+b")
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        return None
+    if not create and not (path / "lock").exists():
+        # Its last owner has finished and deleted it between our opening and our locking.
+        file.close()
+        return None
+    return file
+
+
+def _segment_path(path: Path, number: int) -> Path:
+    return path / f"{number:08d}.seg"
+
+
+def _encode(record: dict[str, Any]) -> bytes:
+    body = bson.encode(record)
+    return _HEADER.pack(_MAGIC, zlib.crc32(body)) + body
+
+
+def _decode(data: bytes, start: int) -> tuple[dict[str, Any] | None, int]:
+    """Read the record at `start`; return it, or `None` if it is broken, and where to read on."""
+    after_magic = start + len(_MAGIC)
+    body_start = start + _HEADER.size
+    if body_start + _SMALLEST > len(data):
+        return None, after_magic
+    _, checksum = _HEADER.unpack_from(data, start)
+    (length,) = struct.unpack_from("<i", data, body_start)
+    body = data[body_start : body_start + length] if length >= _SMALLEST else b""
+    if len(body) != length or zlib.crc32(body) != checksum:
+        return None, after_magic
+    try:
+        return bson.decode(body, _OPTIONS), body_start + length
+    except InvalidBSON:
+        return None, after_magic

@@ -1,0 +1,203 @@
+"""Metering on leases and a journal: a request is admitted in memory, and nothing it used can be lost.
+
+A worker holds slices of the accounts whose requests it serves, promises nothing that is not in its journal, and
+tells the database ten times a second what has become of its promises. Should it die, whoever finds its journal
+finishes it. The rules are in the modules that this one drives: `slices`, `worker`, `journal`, `heartbeat` and
+`recovery`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import Path
+
+import structlog
+from pymongo import ASCENDING
+from pymongo.errors import PyMongoError
+
+from proxy.database import Database, lost
+from proxy.documents import ACCOUNTS
+from proxy.errors import Unavailable
+from proxy.metering.accounts import standing_of
+from proxy.metering.contract import Progress, Reservation, Settlement, Standing, Want
+from proxy.metering.heartbeat import BEAT_SECONDS, Heartbeat
+from proxy.metering.journal import Journal
+from proxy.metering.recovery import Recovery, Resolve
+from proxy.metering.rollups import INDEXES, ROLLUPS
+from proxy.metering.worker import Worker
+from proxy.metrics import Metrics
+
+COMMIT_SECONDS = 0.1
+RECOVER_SECONDS = 2.0
+STOP_SECONDS = 5.0
+log = structlog.get_logger(__name__)
+
+
+class LeasedMeter:
+    """The meter of one process."""
+
+    def __init__(
+        self,
+        database: Database,
+        beats: Database,
+        folder: Path,
+        resolve: Resolve,
+        metrics: Metrics,
+        *,
+        usd_inr_rate: Decimal,
+    ) -> None:
+        """Keep the journal under `folder`; `beats` is the same database on a connection of its own."""
+        self._database = database
+        self._accounts = database[ACCOUNTS]
+        self._folder = folder
+        self._metrics = metrics
+        self._heartbeat = Heartbeat(beats)
+        self._recovery = Recovery(database, folder, resolve, usd_inr_rate=usd_inr_rate)
+        self._workers: dict[str, Worker] = {}
+        self._of_request: dict[str, Worker] = {}
+        self._current: Worker | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self._is_stopping = asyncio.Event()
+
+    async def start(self) -> None:
+        """Finish what dead siblings have left, then begin; raise `JournalError` if nothing can be recorded."""
+        await self._accounts.create_index([("js", ASCENDING)], name="journals")
+        await self._database[ROLLUPS].create_indexes(list(INDEXES))
+        await self._enlist()
+        loops = {
+            "commit": self._commit_for_ever,
+            "beat": self._beat_for_ever,
+            "recover": self._recover_for_ever,
+        }
+        self._tasks = [asyncio.create_task(loop(), name=f"meter-{name}") for name, loop in loops.items()]
+
+    async def stop(self) -> None:
+        """Write down everything; what the database does not take is left to the next start."""
+        self._is_stopping.set()
+        await asyncio.gather(*self._tasks)
+        for name, worker in list(self._workers.items()):
+            try:
+                async with asyncio.timeout(STOP_SECONDS):
+                    await worker.commit_all()
+            except (PyMongoError, TimeoutError) as exc:
+                log.warning("the journal is left to the next start", journal=name, cause=str(exc)[:200])
+            worker.journal.end_here(delete=False)
+        try:
+            async with asyncio.timeout(STOP_SECONDS):
+                await self._recover(set())
+        except (PyMongoError, TimeoutError) as exc:
+            log.warning("a journal is left to the next start", cause=str(exc)[:200])
+
+    async def reserve(self, want: Want) -> Reservation:
+        """Admit a request from this worker's slice of its account."""
+        if self._current is None or not self._heartbeat.may_admit:
+            raise Unavailable("The database does not answer; try again in a moment.", retry_after=2)
+        worker = self._current
+        reservation = await worker.reserve(replace(want, at=want.at + self._heartbeat.skew))
+        self._of_request[want.request_id] = worker
+        return reservation
+
+    def note(self, reservation: Reservation, progress: Progress) -> None:
+        """Write into the journal how far a request has come."""
+        worker = self._of_request.get(reservation.want.request_id)
+        if worker is not None:
+            worker.note(reservation, progress)
+
+    async def settle(self, reservation: Reservation, settlement: Settlement) -> None:
+        """Write a request's event into the journal; the database hears of it with the next commit."""
+        worker = self._of_request.pop(reservation.want.request_id, None)
+        if worker is not None:
+            worker.settle(reservation, settlement)
+
+    async def refund(self, reservation: Reservation) -> None:
+        """Give a request's amounts back to this worker's slice."""
+        worker = self._of_request.pop(reservation.want.request_id, None)
+        if worker is not None:
+            worker.refund(reservation)
+
+    async def flush(self) -> None:
+        """Write down now what the next commit would."""
+        try:
+            for worker in self._workers.values():
+                await worker.commit()
+        except PyMongoError as exc:
+            raise lost(exc) from exc
+
+    async def standing(self, user_id: str, at: datetime) -> Standing:
+        """Read a user's account, after writing down what has ended here."""
+        try:
+            if self._current is not None and self._current.has_news_of(user_id):
+                await self._current.commit()
+            account = await self._accounts.find_one({"_id": user_id}, {"c": 1, "t": 1}) or {}
+        except PyMongoError as exc:
+            raise lost(exc) from exc
+        return standing_of(account, at + self._heartbeat.skew)
+
+    async def _enlist(self) -> None:
+        journal = Journal(self._folder)
+        await self._heartbeat.enlist(journal.name)
+        self._current = self._workers[journal.name] = Worker(self._database, journal)
+
+    async def _commit_for_ever(self) -> None:
+        while not self._is_stopping.is_set():
+            await self._pause(COMMIT_SECONDS)
+            for worker in list(self._workers.values()):
+                await self._try("committing", worker.commit)
+                if worker.has_unsynced:
+                    await asyncio.to_thread(worker.sync)
+            self._report()
+
+    async def _beat_for_ever(self) -> None:
+        while not self._is_stopping.is_set():
+            await self._try("the heartbeat", self._beat)
+            await self._pause(BEAT_SECONDS)
+
+    async def _beat(self) -> None:
+        worker = self._current
+        if worker is None:
+            return
+        is_alive = await self._heartbeat.beat(worker.journal.name, datetime.now(UTC))
+        if worker.is_lost or not is_alive:
+            log.error(
+                "this worker was declared lost; it goes on under a new name", journal=worker.journal.name
+            )
+            await self._enlist()
+        for name, other in list(self._workers.items()):
+            if other is not self._current and other.open_requests == 0:
+                # Nothing more comes to it: whoever finds the journal without a lock, we first, finishes it.
+                other.journal.end_here(delete=False)
+                del self._workers[name]
+
+    async def _recover_for_ever(self) -> None:
+        while not self._is_stopping.is_set():
+            await self._try("recovery", lambda: self._recover(set(self._workers)))
+            await self._pause(RECOVER_SECONDS)
+
+    async def _recover(self, own: set[str]) -> None:
+        for name in await self._recovery.take_over(own):
+            await self._heartbeat.delist(name)
+        for name in await self._heartbeat.find_lost():
+            if name not in self._workers:
+                await self._recovery.book_lost(name)
+
+    async def _try(self, what: str, step: Callable[[], Awaitable[object]]) -> None:
+        try:
+            await step()
+        except PyMongoError as exc:
+            log.warning("waiting for the database", step=what, cause=str(exc)[:200])
+
+    async def _pause(self, seconds: float) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                await self._is_stopping.wait()
+        except TimeoutError:
+            return
+
+    def _report(self) -> None:
+        workers = self._workers.values()
+        self._metrics.journal_backlog.set(sum(worker.backlog for worker in workers))
+        self._metrics.open_holds.set(sum(worker.open_requests for worker in workers))

@@ -1,0 +1,82 @@
+"""Sums that are written with the events, each exactly once, so that no statistic has to read the events.
+
+One document per user, day, provider and model, and one per chat session. Each belongs to one account, whose
+requests are counted in the journal's order, so the last offset that a document has seen of a journal is its
+guard against a second time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from pymongo import ASCENDING, IndexModel, UpdateOne
+
+from proxy.metering.event import totals_of
+
+ROLLUPS = "rollups"
+INDEXES = (
+    IndexModel([("userId", ASCENDING), ("day", ASCENDING)], name="user"),
+    IndexModel([("day", ASCENDING)], name="day"),
+)
+
+Sums = dict[str, dict[str, Any]]
+
+
+def sums_of(events: Iterable[Mapping[str, Any]]) -> Sums:
+    """Sum events by the roll-ups that they belong to."""
+    sums: Sums = {}
+    for event in events:
+        for key, names in _places(event):
+            place = sums.setdefault(key, {"names": names, "amounts": {}})
+            for name, amount in amounts_of(event).items():
+                place["amounts"][name] = place["amounts"].get(name, 0) + amount
+    return sums
+
+
+def amounts_of(event: Mapping[str, Any]) -> dict[str, int]:
+    """Say what an event adds to a roll-up."""
+    tokens, totals = event["tokens"], totals_of(event)
+    return {
+        "requests": totals["requests"],
+        "prompt": tokens["prompt"],
+        "completion": tokens["completion"],
+        "usdPico": totals["usdPico"],
+        "inrPico": totals["inrPico"],
+    }
+
+
+def updates(sums: Sums, journal: str, thru: int) -> list[UpdateOne]:
+    """Return the guarded updates; one that was done before fails as a duplicate key, which is success."""
+    return [
+        UpdateOne(
+            {"_id": key, f"thru.{journal}": {"$not": {"$gte": thru}}},
+            {"$inc": place["amounts"], "$set": {f"thru.{journal}": thru}, "$setOnInsert": place["names"]},
+            upsert=True,
+        )
+        for key, place in sums.items()
+    ]
+
+
+def keys_of(event: Mapping[str, Any]) -> list[str]:
+    """Return the ids of the roll-ups that an event belongs to."""
+    return [key for key, _ in _places(event)]
+
+
+def _places(event: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    day = event["at"].strftime("%Y-%m-%d")
+    user, provider, model = event["userId"], event["provider"], event["model"]
+    names = {
+        "userId": user,
+        "day": day,
+        "provider": provider,
+        "model": model,
+        "chat": event["sessionId"] is not None,
+    }
+    kind = "chat" if names["chat"] else "api"
+    places = [(f"day:{kind}:{user}:{day}:{provider}:{model}", names)]
+    if event["sessionId"] is not None:
+        places.append((f"session:{event['sessionId']}", {"userId": user, "sessionId": event["sessionId"]}))
+    if event["keyId"] is not None:
+        places.append((f"key:{event['keyId']}", {"userId": user, "keyId": event["keyId"]}))
+    return places

@@ -1,0 +1,425 @@
+"""One worker of the leased meter: its journal, its slices of the accounts, and what it has yet to write down.
+
+Admission and settlement happen in memory and in the journal; the database hears of them about ten times a
+second, in three steps of which each may be repeated: the events, the roll-ups, the accounts. Events come first,
+always. At most one command per account is in flight; after an unknown outcome the account's entry is read
+before anything else is said to it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
+
+import structlog
+from pymongo import ReturnDocument, UpdateOne
+from pymongo.errors import BulkWriteError, DuplicateKeyError, PyMongoError
+
+from proxy.core.rules import Rule, held_elsewhere, refusal, rules_of
+from proxy.database import Database, lost
+from proxy.documents import ACCOUNTS, EVENTS
+from proxy.errors import GatewayError, Unavailable
+from proxy.metering.contract import Progress, Reservation, Settlement, Want
+from proxy.metering.event import Event, totals_of, usage_event
+from proxy.metering.journal import Journal, JournalError
+from proxy.metering.memory import remember
+from proxy.metering.rollups import ROLLUPS, sums_of, updates
+from proxy.metering.slices import Closed, Slice, Waiter, count_update, fence, lease_filter, lease_pipeline
+
+PATIENCE_SECONDS = 1.0
+"""How long a request waits for amounts that other workers and requests hold, before it is refused."""
+
+ANSWER_SECONDS = 1.8
+"""How long a request waits for the database in all, before it is told to come again."""
+
+_RETRY_SECONDS = 0.04
+_DUPLICATE = 11000
+_BATCH_ACCOUNTS = 500
+_LOOK_AROUND_SECONDS = 5.0
+_MOST_AT_REST = 10_000
+log = structlog.get_logger(__name__)
+
+
+class Worker:
+    """A journal, and everything that is being counted under its name."""
+
+    def __init__(self, database: Database, journal: Journal) -> None:
+        """Count under the journal's name."""
+        self._accounts = database[ACCOUNTS]
+        self._events = database[EVENTS]
+        self._rollups = database[ROLLUPS]
+        self.journal = journal
+        self._slices: dict[str, Slice] = {}
+        self._dirty: set[str] = set()
+        self._leasing: dict[str, asyncio.Task[None]] = {}
+        self._open: dict[str, tuple[int, Slice]] = {}
+        self._looked_around_at = 0.0
+        self._loop = asyncio.get_running_loop()
+        self.is_lost = False
+        self._synced = journal.end
+
+    @property
+    def backlog(self) -> int:
+        """Return how many ended requests the database does not know yet."""
+        return sum(len(slice_.closed) for slice_ in self._slices.values())
+
+    @property
+    def has_unsynced(self) -> bool:
+        """Say whether the journal has grown since the last `sync`."""
+        return self.journal.end != self._synced
+
+    def sync(self) -> None:
+        """Make the journal survive the machine; may be called from another thread."""
+        end = self.journal.end
+        self.journal.sync()
+        self._synced = end
+
+    def has_news_of(self, user_id: str) -> bool:
+        """Say whether the database does not know everything of an account yet."""
+        return user_id in self._dirty
+
+    @property
+    def open_requests(self) -> int:
+        """Return how many requests hold something here."""
+        return len(self._open)
+
+    async def reserve(self, want: Want) -> Reservation:
+        """Admit a request from what is leased, else lease more; raise what refuses it."""
+        rules = rules_of(want.limits, want.key_id, want.key_limits, want.demand, want.at)
+        slice_ = self._slices.get(want.user_id)
+        if slice_ is None:
+            slice_ = self._slices[want.user_id] = Slice(want.user_id, thru=self.journal.end)
+        if not slice_.waiting and slice_.affordable(rules, want.wished_output) >= want.wished_output:
+            return self._admit(slice_, want, rules, want.wished_output)
+        waiter = Waiter(want, rules, self._loop.create_future(), self._loop.time() + PATIENCE_SECONDS)
+        slice_.waiting.append(waiter)
+        self._lease(slice_)
+        try:
+            async with asyncio.timeout(ANSWER_SECONDS):
+                return await waiter.admitted
+        except TimeoutError as exc:
+            self._abandon(waiter)
+            raise Unavailable("The database does not answer in time; try again.", retry_after=2) from exc
+        except asyncio.CancelledError:
+            self._abandon(waiter)
+            raise
+
+    def note(self, reservation: Reservation, progress: Progress) -> None:
+        """Write into the journal how far a request has come."""
+        self.journal.note(
+            reservation.want.request_id,
+            {
+                "provider": progress.provider,
+                "model": progress.model,
+                "generation": progress.generation_id,
+                "backing": progress.backing,
+                "deltas": progress.deltas,
+                "bytes": progress.output_bytes,
+            },
+        )
+
+    def settle(self, reservation: Reservation, settlement: Settlement) -> Event | None:
+        """Write a request's event into the journal and count it here; `None` if that was done before."""
+        request_id = reservation.want.request_id
+        _, slice_ = self._open.pop(request_id, (0, None))
+        if slice_ is None:
+            return None
+        event = usage_event(reservation, settlement)
+        event["journal"], event["offset"] = self.journal.name, self.journal.end
+        offset = self._close(request_id, event)
+        slice_.release(reservation.held, Closed(offset, event), self._loop.time())
+        self._touched(slice_)
+        return event
+
+    def refund(self, reservation: Reservation) -> None:
+        """Give a request's amounts back: it never reached a provider."""
+        _, slice_ = self._open.pop(reservation.want.request_id, (0, None))
+        if slice_ is not None:
+            self._close(reservation.want.request_id, None)
+            slice_.release(reservation.held, None, self._loop.time())
+            self._touched(slice_)
+
+    async def commit(self, *, everything: bool = False) -> bool:
+        """Write down what has ended since the last time, and give back what is left over.
+
+        Returns whether there is nothing more to write. Raises `PyMongoError` when the database is away; the same
+        is written again next time.
+        """
+        chosen = await self._choose(everything=everything)
+        try:
+            await self._write(chosen)
+        finally:
+            for slice_ in chosen:
+                slice_.lock.release()
+        if self.journal.has_old_segments:
+            self.journal.release(self._needed_from())
+        return not self._dirty
+
+    async def commit_all(self) -> None:
+        """Write down everything and give everything back."""
+        is_done = False
+        while not is_done:
+            is_done = await self.commit(everything=True)
+
+    def _admit(self, slice_: Slice, want: Want, rules: tuple[Rule, ...], output: int) -> Reservation:
+        held = {rule.counter: rule.need(output) for rule in rules}
+        start = self.journal.end
+        try:
+            self.journal.open(want.request_id, {**remember(want), "held": held})
+        except JournalError as exc:
+            log.error("no request is served: the journal is in trouble", cause=str(exc))  # noqa: TRY400
+            raise Unavailable("The gateway cannot keep its books; try again later.", retry_after=5) from exc
+        slice_.hold(held, self._loop.time())
+        self._open[want.request_id] = (start, slice_)
+        remaining = {
+            rule.counter: max(0, slice_.remaining.get(rule.counter, 0)) + slice_.available(rule.counter)
+            for rule in rules
+        }
+        return Reservation(want, rules, held, output // want.choices, remaining)
+
+    def _close(self, request_id: str, event: Event | None) -> int:
+        """Write the end of a request; should the disk refuse even that, the database is told all the same."""
+        try:
+            return self.journal.close(request_id, {"event": event})
+        except JournalError as exc:
+            log.error("the end of a request is not in the journal", request=request_id, cause=str(exc))  # noqa: TRY400
+            return self.journal.end
+
+    def _abandon(self, waiter: Waiter) -> None:
+        """Give back what was admitted for a request just when it stopped waiting."""
+        admitted = waiter.admitted
+        if admitted.done() and not admitted.cancelled() and admitted.exception() is None:
+            self.refund(admitted.result())
+
+    def _touched(self, slice_: Slice) -> None:
+        self._dirty.add(slice_.user_id)
+        if slice_.waiting:
+            self._lease(slice_)
+
+    def _lease(self, slice_: Slice) -> None:
+        """See to it that somebody serves those who wait."""
+        if slice_.user_id not in self._leasing:
+            task = self._loop.create_task(self._serve_waiting(slice_))
+            self._leasing[slice_.user_id] = task
+            task.add_done_callback(lambda _: self._leasing.pop(slice_.user_id, None))
+
+    async def _serve_waiting(self, slice_: Slice) -> None:
+        """Lease for all who wait at once, until nobody does."""
+        while slice_.waiting:
+            async with slice_.lock:
+                try:
+                    if slice_.is_unsure:
+                        await self._look(slice_)
+                    self._admit_waiting(slice_, has_leased=False)
+                    if slice_.waiting:
+                        await self._ask(slice_)
+                        self._admit_waiting(slice_, has_leased=True)
+                except PyMongoError as exc:
+                    slice_.is_unsure = True
+                    _refuse_all(slice_, lost(exc))
+            if slice_.waiting:
+                self._dirty.add(slice_.user_id)
+                await asyncio.sleep(_RETRY_SECONDS)
+
+    async def _ask(self, slice_: Slice) -> None:
+        """Send one lease command for everybody who waits."""
+        asks, now = [], self._loop.time()
+        waiters = [waiter for waiter in slice_.waiting if not waiter.admitted.done()]
+        if not waiters:
+            return
+        rules: dict[str, Rule] = {}
+        needs: dict[str, int] = {}
+        for waiter in waiters:
+            for rule in waiter.rules:
+                rules.setdefault(rule.counter, rule)
+                needs[rule.counter] = needs.get(rule.counter, 0) + rule.need(waiter.want.wished_output)
+        # Whoever was refused for the moment must not keep those behind him from their own limits.
+        first = min(waiters, key=lambda waiter: waiter.tries)
+        least = {rule.counter: rule.need(first.want.least_output) for rule in first.rules}
+        for name, rule in rules.items():
+            here = max(0, slice_.available(name))
+            typical = rule.need(first.want.wished_output)
+            ahead = slice_.appetite(rule, typical, now) if needs[name] > here else 0
+            asks.append((rule, max(0, least.get(name, 0) - here), max(0, needs[name] - here), ahead))
+        name = self.journal.name
+        try:
+            account = await self._accounts.find_one_and_update(
+                lease_filter(slice_, name),
+                lease_pipeline(name, self.journal.end, asks),
+                projection={f"j.{name}": 1, **{f"c.{counter}": 1 for counter in rules}},
+                upsert=slice_.version is None,
+                return_document=ReturnDocument.AFTER,
+            )
+        except DuplicateKeyError:
+            account = None
+        if account is None:
+            slice_.is_unsure = True
+            await self._look(slice_)
+            return
+        self._dirty.add(slice_.user_id)
+        slice_.take_entry(account["j"][name])
+        slice_.take_counters(account["c"], rules.values())
+        for rule, _, _, ahead in asks:
+            slice_.note_nearness(rule, ahead)
+
+    def _admit_waiting(self, slice_: Slice, *, has_leased: bool) -> None:
+        """Admit who can be admitted, in order; refuse who asks for more than there is."""
+        still = []
+        for waiter in slice_.waiting:
+            if waiter.admitted.done():
+                continue
+            want, rules = waiter.want, waiter.rules
+            output = slice_.affordable(rules, want.wished_output)
+            lowered = has_leased and want.least_output <= output and self._has_all(slice_, rules, want)
+            try:
+                if output >= want.wished_output or lowered:
+                    whole = output // want.choices * want.choices
+                    waiter.admitted.set_result(self._admit(slice_, want, rules, whole))
+                elif not has_leased or not self._refuse(slice_, waiter):
+                    still.append(waiter)
+            except GatewayError as exc:
+                waiter.admitted.set_exception(exc)
+        slice_.waiting.clear()
+        slice_.waiting.extend(still)
+
+    def _has_all(self, slice_: Slice, rules: Sequence[Rule], want: Want) -> bool:
+        """Say whether nothing more can be leased of the limits that are too small for the wish."""
+        short = [rule for rule in rules if slice_.available(rule.counter) < rule.need(want.wished_output)]
+        return all(slice_.remaining.get(rule.counter, 0) <= 0 for rule in short)
+
+    def _refuse(self, slice_: Slice, waiter: Waiter) -> bool:
+        """Refuse a waiter if no waiting can help, or he has waited long enough; say whether he was."""
+        want = waiter.want
+        for rule in waiter.rules:
+            used = slice_.used.get(rule.counter, 0) + slice_.spent.get(rule.counter, 0)
+            if used + rule.need(want.least_output) > rule.limit:
+                waiter.admitted.set_exception(refusal(rule, used, want.least_output, want.at))
+                return True
+        waiter.tries += 1
+        if self._loop.time() < waiter.patient_until:
+            return False
+        short = [
+            rule for rule in waiter.rules if slice_.available(rule.counter) < rule.need(want.least_output)
+        ]
+        waiter.admitted.set_exception(held_elsewhere((short or waiter.rules)[0]))
+        return True
+
+    async def _look(self, slice_: Slice) -> None:
+        """Learn after an unknown outcome what the document says, and keep what is still under way from arriving."""
+        name = self.journal.name
+        account = await self._accounts.find_one_and_update(
+            {"_id": slice_.user_id, f"j.{name}": {"$exists": True}},
+            fence(name),
+            projection={f"j.{name}": 1},
+            return_document=ReturnDocument.AFTER,
+        )
+        entry = None if account is None else account["j"][name]
+        batch = slice_.batch
+        if batch is not None and not batch.closed:
+            slice_.batch = None  # whether it arrived or not, what is leased now is in the entry
+        elif batch is not None and entry is not None and entry["thru"] >= batch.thru:
+            slice_.counted()
+        slice_.take_entry(entry)
+        if (entry is None and slice_.closed) or (entry is not None and entry.get("lost")):
+            self.is_lost = True
+
+    async def _choose(self, *, everything: bool) -> list[Slice]:
+        """Take the slices that have something to say and of which no command is in flight, and lock them."""
+        now = self._loop.time()
+        chosen: list[Slice] = []
+        for user_id in self._candidates(now, everything=everything):
+            slice_ = self._slices[user_id]
+            if slice_.lock.locked():
+                continue
+            if slice_.next_batch(now, everything=everything) is None:
+                self._dirty.discard(user_id)
+                if slice_.is_at_rest and len(self._slices) > _MOST_AT_REST:
+                    del self._slices[user_id]
+                continue
+            await slice_.lock.acquire()
+            chosen.append(slice_)
+            if len(chosen) == _BATCH_ACCOUNTS:
+                break
+        return chosen
+
+    def _candidates(self, now: float, *, everything: bool) -> list[str]:
+        """Return the accounts to look at: those with news, and now and then those that may lie idle."""
+        if not everything and now - self._looked_around_at < _LOOK_AROUND_SECONDS:
+            return list(self._dirty)
+        self._looked_around_at = now
+        return list(self._slices)
+
+    async def _write(self, chosen: Sequence[Slice]) -> None:
+        if not chosen:
+            return
+        for slice_ in chosen:
+            if slice_.is_unsure:
+                await self._look(slice_)
+        batches = [(slice_, slice_.batch) for slice_ in chosen if slice_.batch is not None]
+        await self._insert([closed.event for _, batch in batches for closed in batch.closed])
+        await self._roll_up([(batch.closed, batch.thru) for _, batch in batches])
+        commands = []
+        for slice_, batch in batches:
+            totals = _sum(totals_of(closed.event) for closed in batch.closed)
+            guard, update = count_update(slice_, batch, self.journal.name, totals)
+            commands.append(UpdateOne(guard, update))
+            slice_.is_unsure = True
+        if not commands:
+            return
+        result = await self._accounts.bulk_write(commands, ordered=False)
+        if result.matched_count == len(commands):
+            for slice_, _ in batches:
+                slice_.counted()
+
+    async def _insert(self, events: Sequence[Event]) -> None:
+        if not events:
+            return
+        try:
+            await self._events.insert_many(events, ordered=False)
+        except BulkWriteError as exc:
+            if any(error["code"] != _DUPLICATE for error in exc.details["writeErrors"]):
+                raise
+
+    async def _roll_up(self, batches: Iterable[tuple[Sequence[Closed], int]]) -> None:
+        commands = [
+            command
+            for closed, thru in batches
+            if closed
+            for command in updates(sums_of(item.event for item in closed), self.journal.name, thru)
+        ]
+        if not commands:
+            return
+        try:
+            await self._rollups.bulk_write(commands, ordered=False)
+        except BulkWriteError as exc:
+            if any(error["code"] != _DUPLICATE for error in exc.details["writeErrors"]):
+                raise
+
+    def _needed_from(self) -> int:
+        """Return the offset from which on the journal is still needed, should this process die."""
+        starts = [start for start, _ in itertools.islice(self._open.values(), 1)]
+        starts += [slice_.closed[0].event["offset"] for slice_ in self._slices.values() if slice_.closed]
+        return min(starts, default=self.journal.end)
+
+
+def moved(want: Want, at: datetime) -> Want:
+    """Return a want that is admitted at another moment: the server's."""
+    return replace(want, at=at)
+
+
+def _refuse_all(slice_: Slice, error: GatewayError) -> None:
+    for waiter in slice_.waiting:
+        if not waiter.admitted.done():
+            waiter.admitted.set_exception(error)
+    slice_.waiting.clear()
+
+
+def _sum(parts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    total: dict[str, int] = {}
+    for part in parts:
+        for name, amount in part.items():
+            total[name] = total.get(name, 0) + amount
+    return total
