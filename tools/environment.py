@@ -84,9 +84,9 @@ def check_glibc() -> None:
 
 def check_library(library: str) -> None:
     """Refuse a machine whose own loader, the one that mongod will be given, does not find the library."""
-    # ctypes would ask Python's loader path, which in a conda environment is not mongod's.
+    # ctypes would search where Python's own build says; and mongod is not given our LD_LIBRARY_PATH either.
     trial = subprocess.run(
-        ["/bin/sh", "-c", ":"], env={**os.environ, "LD_PRELOAD": library}, stderr=subprocess.PIPE, check=False
+        ["/bin/sh", "-c", ":"], env={"LD_PRELOAD": library}, stderr=subprocess.PIPE, check=False
     )
     if library.encode() in trial.stderr:
         package = {"libcurl.so.4": "libcurl4", "liblzma.so.5": "liblzma5"}.get(library, "libssl3")
@@ -121,7 +121,11 @@ def ensure_installed(root: Path, locks: tuple[str, ...]) -> None:
     venv, stamp = root / ".venv", root / ".venv" / "installed.json"
     wanted = {name: hashlib.sha256((root / name).read_bytes()).hexdigest() for name in locks}
     with (root / ".venv.lock").open("w") as guard:
-        fcntl.flock(guard, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(guard, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say("waiting for another installation of .venv")
+            fcntl.flock(guard, fcntl.LOCK_EX)
         installed = read_stamp(venv, stamp)
         if wanted.items() <= installed.items():
             return
@@ -132,7 +136,7 @@ def ensure_installed(root: Path, locks: tuple[str, ...]) -> None:
             # The real path: a Python inside this very .venv cannot clear it.
             run(guard.fileno(), os.path.realpath(sys.executable), "-m", "venv", "--clear", str(venv))
         say(f"installing {locks[-1]} (the first time: a minute or two)")
-        pip = f"{venv}/bin/python", "-m", "pip", "--quiet", "--disable-pip-version-check", "--no-input"
+        pip = f"{venv}/bin/python", "-m", "pip", "-qq", "--disable-pip-version-check", "--no-input"
         run(guard.fileno(), *pip, "install", "--require-hashes", "--requirement", f"{root / locks[-1]}")
         partial = stamp.with_suffix(".partial")
         partial.write_text(json.dumps(wanted))

@@ -24,6 +24,7 @@ from proxy.mongod import EmbeddedMongod, MongodError, embedded_mongod, find_bina
 
 pytestmark = pytest.mark.mongo
 
+ROOT = Path(__file__).resolve().parent.parent.parent
 PATIENCE = 30.0
 GATEWAY = """
     import signal, sys
@@ -45,6 +46,7 @@ class Gateway:
         """Start it, and do not wait."""
         self.process = subprocess.Popen(
             [sys.executable, "-c", textwrap.dedent(GATEWAY), str(data_dir)],
+            cwd=ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -94,12 +96,12 @@ def data_dir(tmp_path: Path) -> Iterator[Path]:
 
 
 def mongods(data_dir: Path) -> list[int]:
-    """Return the processes that run on the directory's files."""
-    wanted = os.fsencode(data_dir / "mongodb" / "data")
+    """Return the processes that have the directory's files open (not those that wait for one to start)."""
+    lock_file = str(data_dir / "mongodb" / "data" / "mongod.lock")
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
-            if wanted in (process / "cmdline").read_bytes().split(b"\0"):
+            if any(str(file.readlink()) == lock_file for file in (process / "fd").iterdir()):
                 found.append(int(process.name))
     return found
 
@@ -480,6 +482,7 @@ def test_forked_worker_does_not_leave_for_its_parent(data_dir: Path) -> None:
     """
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", textwrap.dedent(program)],
+        cwd=ROOT,
         capture_output=True,
         text=True,
         timeout=PATIENCE,
