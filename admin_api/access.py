@@ -130,6 +130,24 @@ def is_from_known_origin(request: Request) -> bool:
     return request.headers.get("sec-fetch-site") == "same-origin"
 
 
+def set_cookie(request: Request, response: HTTPResponse, token: str, *, seconds: int) -> None:
+    """Let the browser keep a token where no script can read it and no other site can send it."""
+    response.add_cookie(
+        COOKIE,
+        token,
+        httponly=True,
+        samesite="Strict",
+        secure=gateway_of(request).settings.is_production,
+        max_age=seconds,
+        path="/",
+    )
+
+
+def forget_cookie(request: Request, response: HTTPResponse) -> None:
+    """Let the browser drop the token that it keeps."""
+    set_cookie(request, response, "", seconds=0)
+
+
 def _with_user(handler: UserHandler, *, rule: str, accepts_replaced: bool = False) -> Handler:
     @functools.wraps(handler)
     async def checked(request: Request, *args: Any, **kwargs: Any) -> HTTPResponse | None:

@@ -68,7 +68,7 @@ async def logout(request: Request) -> HTTPResponse:
     if caller is not None:
         await sessions.end_sign_in(caller.session)
     response = success(message="Logged out successfully")
-    _set_cookie(request, response, "", seconds=0)
+    access.forget_cookie(request, response)
     return response
 
 
@@ -148,20 +148,8 @@ async def _with_token(
     gateway = gateway_of(request)
     data = {"user": await view_user(user, gateway)}
     response = success(data, message=message, status=status, token=token)
-    _set_cookie(request, response, token, seconds=gateway.settings.jwt_cookie_expires_in * 86400)
+    access.set_cookie(request, response, token, seconds=gateway.settings.jwt_cookie_expires_in * 86400)
     return response
-
-
-def _set_cookie(request: Request, response: HTTPResponse, value: str, *, seconds: int) -> None:
-    response.add_cookie(
-        access.COOKIE,
-        value,
-        httponly=True,
-        samesite="Strict",
-        secure=gateway_of(request).settings.is_production,
-        max_age=seconds,
-        path="/",
-    )
 
 
 def _hasher(request: Request) -> PasswordHasher:

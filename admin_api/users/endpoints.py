@@ -163,7 +163,7 @@ async def delete_account(request: Request, caller: SignedIn) -> HTTPResponse:
     else:
         await _delete(request, caller)
     response = success(message="Account deleted successfully")
-    response.delete_cookie(access.COOKIE, path="/")
+    access.forget_cookie(request, response)
     return response
 
 
