@@ -13,12 +13,12 @@ from proxy import errors
 from proxy.core.routing import Role
 from proxy.errors import GatewayError, RateLimited, Unauthenticated, envelope, openai_body
 from tests.proxy.stage import FREE, KEYS, MINI, OSS, PLAIN, Stage, ask, staged
-from tests.upstreams import Behaviour, Failure
+from tests.upstreams import Behaviour, Failure, SimulatedUpstream
 
 SECRET = "gsk-canary/with+odd.characters"
-KINDS = {
-    kind
-    for _, kind in inspect.getmembers(errors, inspect.isclass)
+KINDS: dict[str, type[GatewayError]] = {
+    name: kind
+    for name, kind in inspect.getmembers(errors, inspect.isclass)
     if issubclass(kind, GatewayError) and "status" in vars(kind) and kind is not GatewayError
 }
 OPENROUTER: list[tuple[str, int, str | None, bool]] = [
@@ -83,10 +83,8 @@ def assert_openai_error(response: httpx.Response, status: int, code: str | None)
 
 async def check(stage: Stage, key: str, row: tuple[str, int, str | None, bool], provider: str) -> None:
     name, status, code, is_for_caller = row
-    upstream, model = {
-        "openrouter": (stage.openrouter, MINI),
-        "huggingface": (stage.huggingface, f"huggingface/{OSS}"),
-    }[provider]
+    upstream: SimulatedUpstream = getattr(stage, provider)
+    model = MINI if provider == "openrouter" else f"huggingface/{OSS}"
     upstream.script.enqueue(Behaviour(error=name))
     response = await stage.gateway.chat(key, ask(model))
     error = assert_openai_error(response, status, code)
@@ -195,9 +193,7 @@ async def test_what_the_caller_may_not(mongodb_uri: str) -> None:
         assert not stage.openrouter.books
 
 
-@pytest.mark.parametrize(
-    "kind", sorted(KINDS, key=lambda kind: kind.__name__), ids=lambda kind: kind.__name__
-)
+@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
 def test_every_error_renders_on_both_surfaces(kind: type[GatewayError]) -> None:
     """Every class of error has a status, and the fields of both bodies."""
     error = kind("It is so.", details={"provider": "x"})

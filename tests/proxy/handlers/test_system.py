@@ -25,11 +25,10 @@ async def test_metrics_need_their_token(mongodb_uri: str) -> None:
     """With METRICS_TOKEN only whoever holds it sees the metrics; nothing that is sent instead breaks anything."""
     async with running_gateway(mongodb_uri, metrics_token="só-secret-ü") as gateway:
         for sent in (None, "Bearer wrong", "só-secret-", "Basic eA==", "Bearer \udcff"):
-            headers = {} if sent is None else {"authorization": sent}
-            raw = {name: value.encode(errors="surrogateescape") for name, value in headers.items()}
+            raw = [] if sent is None else [(b"authorization", sent.encode(errors="surrogateescape"))]
             response = await gateway.http.get("/metrics", headers=raw)
             assert (response.status_code, response.json()["code"]) == (401, "UNAUTHENTICATED"), sent
-        token = {"authorization": "Bearer só-secret-ü".encode()}
+        token = [(b"authorization", "Bearer só-secret-ü".encode())]
         response = await gateway.http.get("/metrics", headers=token)
         assert response.status_code == 200
         assert "aipasta_requests_in_flight 0.0" in response.text
