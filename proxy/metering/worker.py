@@ -1,33 +1,29 @@
-"""One worker of the leased meter: its journal, its slices of the accounts, and what it has yet to write down.
+"""One worker of the leased meter: its journal, what it has leased, and who waits for more.
 
-Admission and settlement happen in memory and in the journal; the database hears of them about ten times a
-second, in three steps of which each may be repeated: the events, the roll-ups, the accounts. Events come first,
-always. At most one command per account is in flight; after an unknown outcome the account's entry is read
-before anything else is said to it.
+Admission and settlement happen in memory and in the journal; the database hears of them from `group_commit`.
+Requests that wait for the same account are summed into one lease command.
 """
 
 from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
-from datetime import datetime
+from collections.abc import Sequence
 
 import structlog
-from pymongo import ReturnDocument, UpdateOne
-from pymongo.errors import BulkWriteError, DuplicateKeyError, PyMongoError
+from pymongo import ReturnDocument
+from pymongo.errors import DuplicateKeyError, PyMongoError
 
 from proxy.core.rules import Rule, held_elsewhere, refusal, rules_of
 from proxy.database import Database, lost
-from proxy.documents import ACCOUNTS, EVENTS
+from proxy.documents import ACCOUNTS
 from proxy.errors import GatewayError, Unavailable
 from proxy.metering.contract import Progress, Reservation, Settlement, Want
-from proxy.metering.event import Event, totals_of, usage_event
+from proxy.metering.event import Event, usage_event
+from proxy.metering.group_commit import GroupCommit
 from proxy.metering.journal import Journal, JournalError
 from proxy.metering.memory import remember
-from proxy.metering.rollups import ROLLUPS, sums_of, updates
-from proxy.metering.slices import Closed, Slice, Waiter, count_update, fence, lease_filter, lease_pipeline
+from proxy.metering.slices import Closed, Slice, Waiter, lease_filter, lease_pipeline
 
 PATIENCE_SECONDS = 1.0
 """How long a request waits for amounts that other workers and requests hold, before it is refused."""
@@ -49,22 +45,22 @@ class Worker:
     def __init__(self, database: Database, journal: Journal) -> None:
         """Count under the journal's name."""
         self._accounts = database[ACCOUNTS]
-        self._events = database[EVENTS]
-        self._rollups = database[ROLLUPS]
+        self._group = GroupCommit(database, journal.name)
         self.journal = journal
-        self._slices: dict[str, Slice] = {}
-        self._dirty: set[str] = set()
         self._leasing: dict[str, asyncio.Task[None]] = {}
         self._open: dict[str, tuple[int, Slice]] = {}
-        self._looked_around_at = 0.0
         self._loop = asyncio.get_running_loop()
-        self.is_lost = False
         self._synced = journal.end
 
     @property
     def backlog(self) -> int:
         """Return how many ended requests the database does not know yet."""
-        return sum(len(slice_.closed) for slice_ in self._slices.values())
+        return self._group.backlog
+
+    @property
+    def is_lost(self) -> bool:
+        """Say whether the others have given this worker up."""
+        return self._group.is_lost
 
     @property
     def has_unsynced(self) -> bool:
@@ -79,7 +75,7 @@ class Worker:
 
     def has_news_of(self, user_id: str) -> bool:
         """Say whether the database does not know everything of an account yet."""
-        return user_id in self._dirty
+        return user_id in self._group.dirty
 
     @property
     def open_requests(self) -> int:
@@ -89,9 +85,9 @@ class Worker:
     async def reserve(self, want: Want) -> Reservation:
         """Admit a request from what is leased, else lease more; raise what refuses it."""
         rules = rules_of(want.limits, want.key_id, want.key_limits, want.demand, want.at)
-        slice_ = self._slices.get(want.user_id)
+        slice_ = self._group.slices.get(want.user_id)
         if slice_ is None:
-            slice_ = self._slices[want.user_id] = Slice(want.user_id, thru=self.journal.end)
+            slice_ = self._group.slices[want.user_id] = Slice(want.user_id, thru=self.journal.end)
         if not slice_.waiting and slice_.affordable(rules, want.wished_output) >= want.wished_output:
             return self._admit(slice_, want, rules, want.wished_output)
         waiter = Waiter(want, rules, self._loop.create_future(), self._loop.time() + PATIENCE_SECONDS)
@@ -143,26 +139,28 @@ class Worker:
             self._touched(slice_)
 
     async def commit(self, *, everything: bool = False) -> bool:
-        """Write down what has ended since the last time, and give back what is left over.
+        """Write down what has ended, and give back what is left over (or `everything`); say whether that was all.
 
-        Returns whether there is nothing more to write. Raises `PyMongoError` when the database is away; the same
-        is written again next time.
+        Raises `PyMongoError` when the database is away; the same is written again next time.
         """
-        chosen = await self._choose(everything=everything)
-        try:
-            await self._write(chosen)
-        finally:
-            for slice_ in chosen:
-                slice_.lock.release()
+        is_done = await self._group.write(everything=everything)
         if self.journal.has_old_segments:
             self.journal.release(self._needed_from())
-        return not self._dirty
+        return is_done
 
     async def commit_all(self) -> None:
         """Write down everything and give everything back."""
         is_done = False
         while not is_done:
             is_done = await self.commit(everything=True)
+
+    def _needed_from(self) -> int:
+        """Return the offset from which on the journal is still needed, should this process die."""
+        starts = [start for start, _ in itertools.islice(self._open.values(), 1)]
+        starts += [
+            closed[0].event["offset"] for slice_ in self._group.slices.values() if (closed := slice_.closed)
+        ]
+        return min(starts, default=self.journal.end)
 
     def _admit(self, slice_: Slice, want: Want, rules: tuple[Rule, ...], output: int) -> Reservation:
         held = {rule.counter: rule.need(output) for rule in rules}
@@ -195,34 +193,39 @@ class Worker:
             self.refund(admitted.result())
 
     def _touched(self, slice_: Slice) -> None:
-        self._dirty.add(slice_.user_id)
+        self._group.dirty.add(slice_.user_id)
         if slice_.waiting:
             self._lease(slice_)
 
     def _lease(self, slice_: Slice) -> None:
         """See to it that somebody serves those who wait."""
         if slice_.user_id not in self._leasing:
-            task = self._loop.create_task(self._serve_waiting(slice_))
-            self._leasing[slice_.user_id] = task
-            task.add_done_callback(lambda _: self._leasing.pop(slice_.user_id, None))
+            self._leasing[slice_.user_id] = self._loop.create_task(self._serve_waiting(slice_))
 
     async def _serve_waiting(self, slice_: Slice) -> None:
         """Lease for all who wait at once, until nobody does."""
-        while slice_.waiting:
-            async with slice_.lock:
-                try:
-                    if slice_.is_unsure:
-                        await self._look(slice_)
-                    self._admit_waiting(slice_, has_leased=False)
-                    if slice_.waiting:
-                        await self._ask(slice_)
-                        self._admit_waiting(slice_, has_leased=True)
-                except PyMongoError as exc:
-                    slice_.is_unsure = True
-                    _refuse_all(slice_, lost(exc))
+        try:
+            while slice_.waiting:
+                async with slice_.lock:
+                    await self._serve_once(slice_)
+                if slice_.waiting:
+                    self._group.dirty.add(slice_.user_id)
+                    await asyncio.sleep(_RETRY_SECONDS)
+        finally:
+            # Here and not in a callback: whoever comes next must not take this task for one that still serves.
+            del self._leasing[slice_.user_id]
+
+    async def _serve_once(self, slice_: Slice) -> None:
+        try:
+            if slice_.is_unsure:
+                await self._group.look(slice_)
+            self._admit_waiting(slice_, has_leased=False)
             if slice_.waiting:
-                self._dirty.add(slice_.user_id)
-                await asyncio.sleep(_RETRY_SECONDS)
+                await self._ask(slice_)
+                self._admit_waiting(slice_, has_leased=True)
+        except PyMongoError as exc:
+            slice_.is_unsure = True
+            _refuse_all(slice_, lost(exc))
 
     async def _ask(self, slice_: Slice) -> None:
         """Send one lease command for everybody who waits."""
@@ -257,9 +260,9 @@ class Worker:
             account = None
         if account is None:
             slice_.is_unsure = True
-            await self._look(slice_)
+            await self._group.look(slice_)
             return
-        self._dirty.add(slice_.user_id)
+        self._group.dirty.add(slice_.user_id)
         slice_.take_entry(account["j"][name])
         slice_.take_counters(account["c"], rules.values())
         for rule, _, _, ahead in asks:
@@ -307,119 +310,9 @@ class Worker:
         waiter.admitted.set_exception(held_elsewhere((short or waiter.rules)[0]))
         return True
 
-    async def _look(self, slice_: Slice) -> None:
-        """Learn after an unknown outcome what the document says, and keep what is still under way from arriving."""
-        name = self.journal.name
-        account = await self._accounts.find_one_and_update(
-            {"_id": slice_.user_id, f"j.{name}": {"$exists": True}},
-            fence(name),
-            projection={f"j.{name}": 1},
-            return_document=ReturnDocument.AFTER,
-        )
-        entry = None if account is None else account["j"][name]
-        batch = slice_.batch
-        if batch is not None and not batch.closed:
-            slice_.batch = None  # whether it arrived or not, what is leased now is in the entry
-        elif batch is not None and entry is not None and entry["thru"] >= batch.thru:
-            slice_.counted()
-        slice_.take_entry(entry)
-        if (entry is None and slice_.closed) or (entry is not None and entry.get("lost")):
-            self.is_lost = True
-
-    async def _choose(self, *, everything: bool) -> list[Slice]:
-        """Take the slices that have something to say and of which no command is in flight, and lock them."""
-        now = self._loop.time()
-        chosen: list[Slice] = []
-        for user_id in self._candidates(now, everything=everything):
-            slice_ = self._slices[user_id]
-            if slice_.lock.locked():
-                continue
-            if slice_.next_batch(now, everything=everything) is None:
-                self._dirty.discard(user_id)
-                if slice_.is_at_rest and len(self._slices) > _MOST_AT_REST:
-                    del self._slices[user_id]
-                continue
-            await slice_.lock.acquire()
-            chosen.append(slice_)
-            if len(chosen) == _BATCH_ACCOUNTS:
-                break
-        return chosen
-
-    def _candidates(self, now: float, *, everything: bool) -> list[str]:
-        """Return the accounts to look at: those with news, and now and then those that may lie idle."""
-        if not everything and now - self._looked_around_at < _LOOK_AROUND_SECONDS:
-            return list(self._dirty)
-        self._looked_around_at = now
-        return list(self._slices)
-
-    async def _write(self, chosen: Sequence[Slice]) -> None:
-        if not chosen:
-            return
-        for slice_ in chosen:
-            if slice_.is_unsure:
-                await self._look(slice_)
-        batches = [(slice_, slice_.batch) for slice_ in chosen if slice_.batch is not None]
-        await self._insert([closed.event for _, batch in batches for closed in batch.closed])
-        await self._roll_up([(batch.closed, batch.thru) for _, batch in batches])
-        commands = []
-        for slice_, batch in batches:
-            totals = _sum(totals_of(closed.event) for closed in batch.closed)
-            guard, update = count_update(slice_, batch, self.journal.name, totals)
-            commands.append(UpdateOne(guard, update))
-            slice_.is_unsure = True
-        if not commands:
-            return
-        result = await self._accounts.bulk_write(commands, ordered=False)
-        if result.matched_count == len(commands):
-            for slice_, _ in batches:
-                slice_.counted()
-
-    async def _insert(self, events: Sequence[Event]) -> None:
-        if not events:
-            return
-        try:
-            await self._events.insert_many(events, ordered=False)
-        except BulkWriteError as exc:
-            if any(error["code"] != _DUPLICATE for error in exc.details["writeErrors"]):
-                raise
-
-    async def _roll_up(self, batches: Iterable[tuple[Sequence[Closed], int]]) -> None:
-        commands = [
-            command
-            for closed, thru in batches
-            if closed
-            for command in updates(sums_of(item.event for item in closed), self.journal.name, thru)
-        ]
-        if not commands:
-            return
-        try:
-            await self._rollups.bulk_write(commands, ordered=False)
-        except BulkWriteError as exc:
-            if any(error["code"] != _DUPLICATE for error in exc.details["writeErrors"]):
-                raise
-
-    def _needed_from(self) -> int:
-        """Return the offset from which on the journal is still needed, should this process die."""
-        starts = [start for start, _ in itertools.islice(self._open.values(), 1)]
-        starts += [slice_.closed[0].event["offset"] for slice_ in self._slices.values() if slice_.closed]
-        return min(starts, default=self.journal.end)
-
-
-def moved(want: Want, at: datetime) -> Want:
-    """Return a want that is admitted at another moment: the server's."""
-    return replace(want, at=at)
-
 
 def _refuse_all(slice_: Slice, error: GatewayError) -> None:
     for waiter in slice_.waiting:
         if not waiter.admitted.done():
             waiter.admitted.set_exception(error)
     slice_.waiting.clear()
-
-
-def _sum(parts: Iterable[Mapping[str, int]]) -> dict[str, int]:
-    total: dict[str, int] = {}
-    for part in parts:
-        for name, amount in part.items():
-            total[name] = total.get(name, 0) + amount
-    return total
