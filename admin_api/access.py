@@ -91,12 +91,9 @@ async def signed_in(request: Request, *, accepts_replaced: bool = False) -> Sign
 
     Raises `PermissionDenied` when only a cookie speaks for a change that another site may have asked for.
     """
-    bearer = _bearer_of(request)
-    token = bearer or request.cookies.get(COOKIE)
+    token = _bearer_of(request) or _cookie_of(request)
     if not token:
         raise Unauthenticated("You are not logged in! Please log in to get access.")
-    if not bearer and request.method not in _SAFE_METHODS and not is_from_known_origin(request):
-        raise PermissionDenied("This origin may not act with the cookie of a signed-in user.")
     claims, user_id = _read(request, token)
     session = await Session.find_one(Session.id == claims.session_id, Session.userId == user_id)
     found = await User.get(user_id)
@@ -120,14 +117,6 @@ async def visitor(request: Request) -> SignedIn | None:
         if _bearer_of(request):
             raise
         return None
-
-
-def is_from_known_origin(request: Request) -> bool:
-    """Say whether a browser vouches that a page of ours, or of an allowed origin, has made the request."""
-    origin = request.headers.get("origin")
-    if origin is not None:
-        return origin in gateway_of(request).settings.allowed_origins or _is_own(request, origin)
-    return request.headers.get("sec-fetch-site") == "same-origin"
 
 
 def set_cookie(request: Request, response: HTTPResponse, token: str, *, seconds: int) -> None:
@@ -163,6 +152,28 @@ def _with_user(handler: UserHandler, *, rule: str, accepts_replaced: bool = Fals
 def _bearer_of(request: Request) -> str | None:
     scheme, _, token = request.headers.get("authorization", "").partition(" ")
     return token.strip() if scheme.lower() == "bearer" else None
+
+
+def _cookie_of(request: Request) -> str | None:
+    """Return the token in the cookie, if the cookie counts.
+
+    It counts for a change only where the browser says which page wants it; raises `PermissionDenied` when that
+    is a page of a stranger.
+    """
+    token: str | None = request.cookies.get(COOKIE)
+    origin, site = request.headers.get("origin"), request.headers.get("sec-fetch-site")
+    if not token or request.method in _SAFE_METHODS:
+        return token
+    if origin is None and site is None:
+        return None
+    is_known = (
+        site == "same-origin"
+        if origin is None
+        else origin in gateway_of(request).settings.allowed_origins or _is_own(request, origin)
+    )
+    if not is_known:
+        raise PermissionDenied("This origin may not act with the cookie of a signed-in user.")
+    return token
 
 
 def _read(request: Request, token: str) -> tuple[TokenClaims, PydanticObjectId]:

@@ -7,8 +7,11 @@ as that exists, whoever starts next finds the mark and goes on. Usage events sta
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
+from collections.abc import Coroutine
 from datetime import datetime
+from typing import Any
 
 import pymongo
 import structlog
@@ -24,6 +27,7 @@ PAUSE_SECONDS = 600.0
 _PATIENCE_SECONDS = 600
 _ANSWER_SECONDS = 10  # nobody waits longer for what he cannot see any more
 _RETRY_SECONDS = 5.0
+_LAST_SECONDS = 5.0
 _BATCH = 100
 log = structlog.get_logger(__name__)
 
@@ -34,19 +38,21 @@ class Deletions:
     def __init__(self, database: Database) -> None:
         """Use the database's marks; nothing is kept in the process."""
         self._database = database
-        self._worker: asyncio.Task[None] | None = None
         self._running: set[asyncio.Task[None]] = set()
+        self._stopping = asyncio.Event()
 
     def start(self) -> None:
         """Begin to look for what was left unfinished."""
-        self._worker = asyncio.create_task(self._finish_for_ever(), name="deletions")
+        self._run(self._finish_for_ever())
 
     async def stop(self) -> None:
         """Leave off; the next start goes on."""
-        tasks = [*self._running, *([self._worker] if self._worker else [])]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        # By a flag: a task that is cancelled within pymongo may go on as if nothing had been.
+        self._stopping.set()
+        if self._running:
+            _, late = await asyncio.wait(self._running, timeout=_LAST_SECONDS)
+            for task in late:
+                task.cancel()
 
     async def delete(self, user_id: PydanticObjectId, *, now: datetime) -> None:
         """Delete an account; once this has begun, neither a client that leaves nor a lost database ends it.
@@ -54,10 +60,7 @@ class Deletions:
         Raises `PyMongoError` only when the account could not even be marked: then it is as it was.
         """
         await mark(user_id, now=now)
-        # In a context of its own, since a deadline of the caller's is none of the deletion's.
-        task = asyncio.create_task(self._finish_patiently(user_id), context=contextvars.Context())
-        self._running.add(task)
-        task.add_done_callback(self._running.discard)
+        task = self._run(self._finish_patiently(user_id))
         await asyncio.wait([task], timeout=_ANSWER_SECONDS)
 
     async def finish_all(self) -> int:
@@ -65,9 +68,18 @@ class Deletions:
         finished = 0
         cursor = User.get_pymongo_collection().find({"deletionRequestedAt": {"$type": "date"}}, {"_id": 1})
         async for user in cursor.batch_size(_BATCH):
+            if self._stopping.is_set():
+                break
             await finish(PydanticObjectId(user["_id"]))
             finished += 1
         return finished
+
+    def _run(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        # In a context of its own, since a deadline of the caller's is none of the deletion's.
+        task = asyncio.create_task(work, name="deletion", context=contextvars.Context())
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+        return task
 
     async def _finish_patiently(self, user_id: PydanticObjectId) -> None:
         try:
@@ -76,7 +88,7 @@ class Deletions:
             log.warning("a deletion goes on later", user=str(user_id), cause=str(exc)[:200])
 
     async def _finish_for_ever(self) -> None:
-        while True:
+        while not self._stopping.is_set():
             pause = PAUSE_SECONDS
             try:
                 finished = await self.finish_all()
@@ -86,7 +98,8 @@ class Deletions:
             else:
                 if finished:
                     log.info("finished the deletion of accounts", accounts=finished)
-            await asyncio.sleep(pause)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), pause)
 
 
 async def mark(user_id: PydanticObjectId, *, now: datetime) -> None:
