@@ -52,6 +52,8 @@ class GroupCommit:
         Returns whether there is nothing more to write. Raises `PyMongoError` when the database is away; the same
         is written again next time.
         """
+        if self.is_lost:
+            return True  # what it has to say is in its journal, and whoever recovers that says it
         chosen = await self._choose(everything=everything)
         try:
             await self._write(chosen)
