@@ -9,6 +9,7 @@ import admin_api.admin.endpoints
 import admin_api.auth.endpoints
 import admin_api.chat.endpoints
 import admin_api.models.endpoints
+import admin_api.openapi.endpoints
 import admin_api.users.endpoints
 from admin_api.admin.documents import AuditRecord
 from admin_api.chat.documents import ChatMessage, ChatSession
@@ -22,6 +23,7 @@ def blueprints() -> tuple[Blueprint, ...]:
         admin_api.models.endpoints.blueprint,
         admin_api.chat.endpoints.blueprint,
         admin_api.admin.endpoints.blueprint,
+        admin_api.openapi.endpoints.blueprint,
     )
 
 

@@ -40,7 +40,7 @@ async def record(
         actorId=actor_id,
         target=None if target is None else _one_line(target),
         details={name: _detail(name, value) for name, value in (details or {}).items()},
-        address=_one_line(request.client_ip),
+        address=_one_line(request.ctx.client),
         requestId=request.ctx.id,
     )
     await entry.insert()

@@ -85,7 +85,7 @@ async def _complete_users(users: Collection) -> AsyncIterator[str]:
         yield "users: everybody signs in again, with the same password; the original's tokens are not good here"
         for count, remark in (
             (
-                await users.count_documents({"password": ""}),
+                await users.count_documents({"password": None}),
                 "signed in with Google and have to set a password by `forgot password`",
             ),
             (
@@ -242,7 +242,6 @@ _NOTIFICATIONS = {"email": True, "push": False, "marketing": False}
 _BORN = {"$toDate": "$_id"}
 _IS_ACTIVE = {"$ne": ["$isActive", False]}
 _USER: Json = {
-    "password": _first("$password", ""),
     "role": _first("$role", "user"),
     "isActive": _IS_ACTIVE,
     "bio": _first("$bio", ""),

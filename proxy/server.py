@@ -64,6 +64,7 @@ def create_app(
     """
     app = Sanic(name, config=_sanic_config(settings), configure_logging=False)
     app.ctx.clock = clock
+    app.ctx.version = system.VERSION
     app.ctx.hasher = PasswordHasher()
     app.ctx.popularity = Popularity()
     app.ctx.turns = Turns()

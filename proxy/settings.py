@@ -181,6 +181,9 @@ class Settings(BaseSettings):
     metrics_token: str | None = Field(
         None, description="Bearer token for /metrics; without it, private addresses only"
     )
+    docs_enabled: bool | None = Field(
+        None, description="serve /docs/openapi.json; default: in development only"
+    )
     drain_seconds: float = Field(30, ge=0, description="how long running requests may go on after SIGTERM")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="least severe level logged"
@@ -230,6 +233,11 @@ class Settings(BaseSettings):
     def is_production(self) -> bool:
         """Say whether the strict rules hold."""
         return self.environment == "production"
+
+    @property
+    def serves_docs(self) -> bool:
+        """Say whether everybody may read what endpoints there are."""
+        return not self.is_production if self.docs_enabled is None else self.docs_enabled
 
     @property
     def listen_host(self) -> str:

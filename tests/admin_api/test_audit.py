@@ -17,7 +17,7 @@ NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
 
 def request_of(gateway: RunningGateway) -> Request:
     request = Request(b"/", Header({}), "1.1", "POST", None, gateway.app)  # type: ignore[arg-type]  # no socket
-    request.ctx.id = "req_1"
+    request.ctx.id, request.ctx.client = "req_1", "203.0.113.9"
     return request
 
 
@@ -38,7 +38,7 @@ async def test_a_record_says_who_did_what_and_when(mongodb_uri: str) -> None:
             "actorId": "someone",
             "target": "t",
             "details": {"role": "premium", "n": 3, "all": [1, None]},
-            "address": "",
+            "address": "203.0.113.9",
             "requestId": "req_1",
         }
 

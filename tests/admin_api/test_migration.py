@@ -108,7 +108,7 @@ async def test_users_chats_and_messages_become_ours(mongodb_uri: str) -> None:
             "monthlyTokens": None,
         }
         assert root.usageLimits.dailyRequests == 120  # set by hand, so it stays
-        assert (googler.password, googler.preferences.theme, googler.stats.loginCount) == ("", "auto", 0)
+        assert (googler.password, googler.preferences.theme, googler.stats.loginCount) == (None, "auto", 0)
         async for user in before_store["users"].find():
             known = before[user["_id"]]
             for kept in ("tokens", "credits", "subscription", "planHistory", "createdAt"):
