@@ -27,9 +27,10 @@ from admin_api.users.schemas import NewApiKey
 from plugins.registry import PluginError
 from proxy import database, logs
 from proxy.core.routing import Role
-from proxy.database import DatabaseError
+from proxy.database import Database, DatabaseError
 from proxy.documents import SHARED, User
 from proxy.errors import GatewayError
+from proxy.metering.verify import Drift, verify
 from proxy.mongod import EmbeddedMongod, MongodError, embedded_mongod
 from proxy.server import App, create_app, utc_now
 from proxy.settings import Settings, SettingsError, load
@@ -67,7 +68,7 @@ def serve(settings: Settings, _options: argparse.Namespace) -> int:
 def create_key(settings: Settings, options: argparse.Namespace) -> int:
     """Make an API key for a user and print it."""
 
-    async def create() -> None:
+    async def create(_store: Database) -> None:
         user = await User.find_one(User.email == options.email.strip().lower())
         if user is None or user.id is None:
             raise SettingsError(f"no user has the e-mail {options.email}")
@@ -81,7 +82,7 @@ def create_key(settings: Settings, options: argparse.Namespace) -> int:
 def create_admin(settings: Settings, options: argparse.Namespace) -> int:
     """Make an account with the role admin, or give the role to the one that exists."""
 
-    async def create() -> None:
+    async def create(_store: Database) -> None:
         existing = await User.find_one(User.email == options.email.strip().lower())
         if existing is not None:
             await existing.update({"$set": {"role": Role.ADMIN, "isActive": True, "updatedAt": utc_now()}})
@@ -119,6 +120,24 @@ def migrate(settings: Settings, _options: argparse.Namespace) -> int:
     return 0
 
 
+def verify_ledger(settings: Settings, _options: argparse.Namespace) -> int:
+    """Recompute every counter from the events; the exit status says whether all are right."""
+    drifts: list[Drift] = []
+
+    async def check(store: Database) -> None:
+        report = await verify(store)
+        for drift in report.drifts:
+            print(
+                f"{drift.user_id} {drift.counter} {drift.what}: {drift.counted}, should be {drift.expected}"
+            )
+        print(f"{report.accounts} accounts, {report.events} events, {report.drift} counters adrift")
+        print(f"{report.open_holds} requests hold something of their limits now")
+        drifts.extend(report.drifts)
+
+    _with_database(settings, check)
+    return 1 if drifts else 0
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m proxy", description="The AI Pasta gateway.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -131,6 +150,10 @@ def _parser() -> argparse.ArgumentParser:
     make_key.add_argument("--email", required=True, help="whose key it is")
     make_key.add_argument("--name", default="command line", help="what the key is called")
     make_key.set_defaults(command=create_key)
+    ledger = commands.add_parser("ledger", help="the books").add_subparsers(required=True, metavar="ACTION")
+    ledger.add_parser("verify", help="recompute every counter from the events").set_defaults(
+        command=verify_ledger
+    )
     admin = commands.add_parser("admin", help="admins").add_subparsers(required=True, metavar="ACTION")
     make_admin = admin.add_parser("create", help="make an admin, or give an existing user the role")
     make_admin.add_argument("--email", required=True, help="who becomes an admin")
@@ -161,12 +184,13 @@ def _mongodb(settings: Settings) -> Iterator[tuple[str, EmbeddedMongod | None]]:
         yield mongod.uri, mongod
 
 
-def _with_database(settings: Settings, work: Callable[[], Awaitable[None]]) -> int:
+def _with_database(settings: Settings, work: Callable[[Database], Awaitable[None]]) -> int:
     async def run(uri: str) -> None:
         client = database.connect(uri)
+        store = database.database_of(client, settings.database)
         try:
-            await database.prepare(database.database_of(client, settings.database), SHARED)
-            await work()
+            await database.prepare(store, SHARED)
+            await work(store)
         finally:
             await client.close()
 

@@ -10,6 +10,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from decimal import Decimal
 from typing import Any
 
 from pymongo.errors import PyMongoError
@@ -118,6 +119,7 @@ class Authenticator:
             role=role,
             limits=_limits(user.get("usageLimits") or {}, self._limits.of_role(role)),
             key_id=str(key["_id"]),
+            key_limits=_key_limits(key),
             allowed_models=None if allowed is None else frozenset(allowed),
             permissions=frozenset(key["permissions"]),
             on_disconnect=key.get("onDisconnect", "auto"),
@@ -140,6 +142,25 @@ def _limits(overrides: Mapping[str, Any], defaults: UserLimits) -> UserLimits:
         (overrides.get("monthlyTokens"), defaults.monthly_tokens),
     )
     return UserLimits(*(default if own is None else own for own, default in chosen))
+
+
+def _key_limits(key: Mapping[str, Any]) -> KeyLimits | None:
+    """Read a key's own limits; `None` when it has none, so that it costs no more than a key without."""
+
+    def budget(name: str) -> Decimal | None:
+        amount = key.get(name)
+        return None if amount is None else amount.to_decimal()
+
+    limits = KeyLimits(
+        daily_budget=budget("dailyBudget"),
+        weekly_budget=budget("weeklyBudget"),
+        monthly_budget=budget("monthlyBudget"),
+        total_budget=budget("totalBudget"),
+        requests_per_minute=key.get("requestsPerMinute"),
+        tokens_per_minute=key.get("tokensPerMinute"),
+        concurrent_requests=key.get("concurrentRequests"),
+    )
+    return None if limits == KeyLimits() else limits
 
 
 async def _write_last_use(key_id: object, now: datetime) -> None:

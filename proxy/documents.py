@@ -117,6 +117,13 @@ class ApiKeyDocument(Document):
     lastFour: str
     permissions: list[str] = Field(default_factory=lambda: ["chat", "models"])
     allowedModels: list[str] | None = None
+    dailyBudget: DecimalAnnotation | None = None
+    weeklyBudget: DecimalAnnotation | None = None
+    monthlyBudget: DecimalAnnotation | None = None
+    totalBudget: DecimalAnnotation | None = None
+    requestsPerMinute: int | None = None
+    tokensPerMinute: int | None = None
+    concurrentRequests: int | None = None
     onDisconnect: str = "auto"
     isActive: bool = True
     slot: int | None = None
@@ -215,6 +222,9 @@ class UsageEvent(Document):
     costInr: DecimalAnnotation | None = None
     usdInrRate: DecimalAnnotation
     priceVersion: str | None = None
+    price: dict[str, str] | None = None
+    journal: str | None = None
+    offset: int | None = None
     costSource: CostSource
     estimated: bool = False
     requests: int = 1

@@ -19,6 +19,7 @@ from proxy.call import Answer, Client, ClientGone, Plan, Services, observe
 from proxy.core.answer import read_answer
 from proxy.core.bill import NOTHING, Served, bill
 from proxy.core.failures import error_for, may_work_elsewhere
+from proxy.core.headers import rate_limit_headers
 from proxy.core.routing import Target, with_native_models
 from proxy.core.stream import ChatStream
 from proxy.documents import Outcome
@@ -276,6 +277,9 @@ class Exchange:
 
     def _headers(self) -> dict[str, str]:
         headers = {"x-aipasta-provider": self._target.entry.provider}
+        if self._reservation is not None:
+            reserved = self._reservation
+            headers |= rate_limit_headers(reserved.rules, reserved.remaining, reserved.want.at)
         if self._plan.chat.max_tokens is None or (self._reservation and self._reservation.is_lowered):
             headers["x-aipasta-max-tokens"] = str(self._reservation.output_tokens if self._reservation else 0)
         return headers
@@ -376,5 +380,6 @@ class Exchange:
             backing=self._served.backing,
             generation_id=self._generation_id,
             price_version=entry.price_version,
+            price=entry.price,
             first_token_ms=first,
         )

@@ -28,7 +28,7 @@ from proxy.database import Database
 from proxy.documents import SHARED
 from proxy.errors import UnsupportedMedia
 from proxy.gateway import Gateway
-from proxy.handlers import chat, cors, errors, models, system
+from proxy.handlers import account, chat, cors, errors, models, system
 from proxy.handlers.client import client_address
 from proxy.metering.contract import Meter
 from proxy.metering.direct import DirectMeter
@@ -68,7 +68,7 @@ def create_app(
     app.ctx.hasher = PasswordHasher()
     app.ctx.popularity = Popularity()
     app.ctx.turns = Turns()
-    for blueprint in (chat.blueprint, models.blueprint, system.blueprint, *blueprints()):
+    for blueprint in (chat.blueprint, models.blueprint, account.blueprint, system.blueprint, *blueprints()):
         app.blueprint(blueprint)
     app.error_handler.add(Exception, errors.render_error)
     app.on_request(_begin_request)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from decimal import Decimal, InvalidOperation
 from typing import Annotated, Literal
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import BeforeValidator, Field, StringConstraints, model_validator
 
 from admin_api.auth.schemas import Name, TypedPassword
 from admin_api.validation import Schema
@@ -17,6 +18,20 @@ PERIODS: dict[str, int] = {"7d": 7, "30d": 30, "90d": 90, "1y": 365}
 """How many days each period of the statistics has."""
 
 
+def _exact(value: object) -> Decimal:
+    """Read dollars from a JSON number or a decimal string; a double's shortest digits are what was written."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise ValueError("must be a number of US dollars")  # noqa: TRY004  pydantic wants a ValueError
+    try:
+        return Decimal(repr(value) if isinstance(value, float) else value)
+    except InvalidOperation as exc:
+        raise ValueError("must be a number of US dollars") from exc
+
+
+Budget = Annotated[Decimal, BeforeValidator(_exact), Field(gt=0, le=1_000_000, allow_inf_nan=False)]
+PerMinute = Annotated[int, Field(ge=1, le=10**9)]
+
+
 class NewApiKey(Schema):
     """An API key to make."""
 
@@ -27,6 +42,13 @@ class NewApiKey(Schema):
     expiresIn: Lifetime = "30d"
     allowedModels: Annotated[list[Annotated[str, Field(max_length=256)]], Field(max_length=100)] | None = None
     onDisconnect: Literal["auto", "cancel", "drain"] = "auto"
+    dailyBudget: Budget | None = None
+    weeklyBudget: Budget | None = None
+    monthlyBudget: Budget | None = None
+    totalBudget: Budget | None = None
+    requestsPerMinute: PerMinute | None = None
+    tokensPerMinute: PerMinute | None = None
+    concurrentRequests: PerMinute | None = None
 
 
 class _Changes(Schema):

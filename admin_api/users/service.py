@@ -73,8 +73,7 @@ async def create_api_key(
         digest=key.digest,
         lastFour=key.last_four,
         permissions=list(dict.fromkeys(wish.permissions)),
-        allowedModels=wish.allowedModels,
-        onDisconnect=wish.onDisconnect,
+        **wish.model_dump(exclude={"name", "permissions", "expiresIn"}),
         expiresAt=None if lifetime is None else now + lifetime,
         createdAt=now,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from typing import Any
 
 from proxy.documents import ApiKeyDocument, User
@@ -59,9 +60,20 @@ def view_api_key(key: ApiKeyDocument) -> dict[str, Any]:
         "lastFour": key.lastFour,
         "permissions": key.permissions,
         "allowedModels": key.allowedModels,
+        "dailyBudget": _dollars(key.dailyBudget),
+        "weeklyBudget": _dollars(key.weeklyBudget),
+        "monthlyBudget": _dollars(key.monthlyBudget),
+        "totalBudget": _dollars(key.totalBudget),
+        "requestsPerMinute": key.requestsPerMinute,
+        "tokensPerMinute": key.tokensPerMinute,
+        "concurrentRequests": key.concurrentRequests,
         "onDisconnect": key.onDisconnect,
         "expiresAt": key.expiresAt,
         "lastUsed": key.lastUsed,
         "isActive": key.isActive,
         "createdAt": key.createdAt,
     }
+
+
+def _dollars(amount: Decimal | None) -> float | None:
+    return None if amount is None else float(amount)

@@ -12,6 +12,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Protocol
 
+from plugins.contract import Price
 from proxy.core.bill import Bill
 from proxy.core.limits import FEWEST_TOKENS, UserLimits
 from proxy.core.rules import Demand, KeyLimits, Rule
@@ -113,6 +114,7 @@ class Settlement:
     backing: str | None = None
     generation_id: str | None = None
     price_version: str | None = None
+    price: Price | None = None
     first_token_ms: int | None = None
 
     @property

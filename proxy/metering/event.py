@@ -58,6 +58,7 @@ def usage_event(reservation: Reservation, settlement: Settlement) -> Event:
         "costInrPico": 0 if inr is None else pricing.to_pico(inr),
         "usdInrRate": Decimal128(settlement.usd_inr_rate),
         "priceVersion": settlement.price_version,
+        "price": _price(settlement),
         "costSource": str(charge.source),
         "estimated": charge.estimated,
         "requests": int(settlement.counts_as_request),
@@ -122,6 +123,7 @@ def lost_event(user_id: str, journal: str, leased: Mapping[str, int], usd_inr_ra
         "costInrPico": 0,
         "usdInrRate": Decimal128(usd_inr_rate),
         "priceVersion": None,
+        "price": None,
         "costSource": "unknown",
         "estimated": True,
         "requests": 0,
@@ -175,6 +177,21 @@ def _attempt(attempt: AttemptRecord) -> dict[str, Any]:
         "milliseconds": attempt.milliseconds,
         "costUsd": _decimal128(attempt.cost),
     }
+
+
+def _price(settlement: Settlement) -> dict[str, str] | None:
+    """Keep the prices per token that the cost can be explained by, as they are in effect for this prompt."""
+    if settlement.price is None:
+        return None
+    price = pricing.effective(settlement.price, settlement.bill.tokens.prompt)
+    lines = {
+        "prompt": price.prompt,
+        "cached": price.prompt if price.cache_read is None else price.cache_read,
+        "cacheWrite": price.prompt if price.cache_write is None else price.cache_write,
+        "completion": price.completion,
+        "request": price.request,
+    }
+    return {name: str(amount) for name, amount in lines.items()}
 
 
 def _decimal128(value: Decimal | None) -> Decimal128 | None:

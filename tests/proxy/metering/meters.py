@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -86,7 +86,7 @@ class Books:
 
     database: Database
 
-    async def events(self) -> list[Mapping[str, Any]]:
+    async def events(self) -> Sequence[Mapping[str, Any]]:
         """Return every event."""
         return await self.database[EVENTS].find().to_list()
 

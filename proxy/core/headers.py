@@ -1,0 +1,49 @@
+"""OpenAI's rate limit headers: what is left of the tightest limit of each kind, and when it is whole again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+
+from proxy.core.rules import Kind, Rule, ends_at
+
+_NAMES = {Kind.REQUESTS: "requests", Kind.TOKENS: "tokens"}
+
+
+def rate_limit_headers(rules: Sequence[Rule], remaining: Mapping[str, int], now: datetime) -> dict[str, str]:
+    """Return `x-ratelimit-{limit,remaining,reset}-{requests,tokens}` for the limits that a request touched."""
+    headers: dict[str, str] = {}
+    for kind, name in _NAMES.items():
+        touched = [rule for rule in rules if rule.kind is kind]
+        if touched:
+            tightest = min(touched, key=lambda rule: remaining.get(rule.counter, rule.limit))
+            headers |= _headers(tightest, name, remaining.get(tightest.counter, tightest.limit), now)
+    return headers
+
+
+def exhausted_headers(rule: Rule, now: datetime) -> dict[str, str]:
+    """Return the same for the limit that refused a request."""
+    return _headers(rule, _NAMES[rule.kind], 0, now) if rule.kind in _NAMES else {}
+
+
+def duration(seconds: float) -> str:
+    """Write a time span as Go does and OpenAI's headers do: `6m0s`, `2m52.8s`, `120ms`."""
+    if seconds < 1:
+        return f"{max(0, round(seconds * 1000))}ms"
+    minutes, rest = divmod(seconds, 60)
+    hours, minutes = divmod(int(minutes), 60)
+    text = f"{round(rest, 3):g}s"
+    if hours:
+        return f"{hours}h{minutes}m{text}"
+    return f"{minutes}m{text}" if minutes else text
+
+
+def _headers(rule: Rule, name: str, remaining: int, now: datetime) -> dict[str, str]:
+    ends = ends_at(rule.period, now)
+    headers = {
+        f"x-ratelimit-limit-{name}": str(rule.limit),
+        f"x-ratelimit-remaining-{name}": str(max(0, remaining)),
+    }
+    if ends is not None:
+        headers[f"x-ratelimit-reset-{name}"] = duration((ends - now).total_seconds())
+    return headers
