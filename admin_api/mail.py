@@ -79,10 +79,15 @@ class Mailer:
             else:
                 log.info("a mail, printed because SMTP_URL is not set", to=mail.to, text=mail.text)
             return
+        try:
+            message = self._message(mail)
+        except ValueError as exc:
+            log.warning("a mail cannot be written", subject=mail.subject, cause=str(exc))
+            return
         for attempt in range(1, _ATTEMPTS + 1):
             try:
-                await aiosmtplib.send(self._message(mail), **_server(self._settings.smtp_url))
-            except (aiosmtplib.SMTPException, OSError, ValueError) as exc:
+                await aiosmtplib.send(message, **_server(self._settings.smtp_url))
+            except (aiosmtplib.SMTPException, OSError) as exc:
                 log.warning("a mail could not be sent", attempt=attempt, cause=type(exc).__name__)
                 await asyncio.sleep(_PAUSE_SECONDS * (attempt < _ATTEMPTS))
             else:

@@ -40,10 +40,11 @@ class Deletions:
         self._database = database
         self._running: set[asyncio.Task[None]] = set()
         self._stopping = asyncio.Event()
+        self._worker: asyncio.Task[None] | None = None
 
     def start(self) -> None:
         """Begin to look for what was left unfinished."""
-        self._run(self._finish_for_ever())
+        self._worker = self._run(self._finish_for_ever())
 
     async def stop(self) -> None:
         """Leave off; the next start goes on."""
