@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from admin_api.openapi.operations import EVENTS, JSON, Operation
-from admin_api.openapi.shapes import by_name, maybe, named, one_of, raw
-from proxy.core.routing import Tier
+from admin_api.openapi.shapes import TIME, by_name, maybe, named, one_of, raw
+from proxy.core.pricing import CostSource
+from proxy.core.routing import Role, Tier
+from proxy.documents import Outcome
 
 _ERRORS = (400, 401, 402, 403, 404, 413, 415, 429, 502, 504)
 _REQUEST = named(
@@ -60,9 +62,84 @@ _MODEL = named(
         "pricing": maybe(by_name(str)),
     },
 )
+_AMOUNT = raw({"type": ["integer", "string"]})
+_LIMIT = {
+    "scope": one_of("key", "user"),
+    "counts": one_of("requests", "tokens", "usd", "concurrent"),
+    "window": one_of("minute", "day", "week", "month", "total"),
+    "limit": _AMOUNT,
+    "used": _AMOUNT,
+    "held": _AMOUNT,
+    "remaining": _AMOUNT,
+    "resets_at": maybe(TIME),
+}
+_KEY = {
+    "object": one_of("key"),
+    "id": maybe(str),
+    "role": Role,
+    "permissions": [str],
+    "allowed_models": maybe([str]),
+    "expires_at": maybe(TIME),
+    "on_disconnect": one_of("auto", "cancel", "drain"),
+    "limits": [_LIMIT],
+}
+_ATTEMPT = {
+    "provider": str,
+    "model": str,
+    "outcome": str,
+    "status": maybe(int),
+    "started_at": TIME,
+    "milliseconds": int,
+}
+_EXPLAINED = {
+    "id": str,
+    "object": one_of("request"),
+    "kind": one_of("usage", "correction"),
+    "created_at": TIME,
+    "outcome": Outcome,
+    "stream": bool,
+    "route": {
+        "requested_model": str,
+        "provider": str,
+        "model": str,
+        "served_model": maybe(str),
+        "backing": maybe(str),
+        "generation_id": maybe(str),
+    },
+    "attempts": [_ATTEMPT],
+    "times": {"first_token_ms": maybe(int), "total_ms": int},
+    "tokens": dict.fromkeys(
+        (
+            "prompt",
+            "prompt_uncached",
+            "prompt_cached",
+            "prompt_cache_write",
+            "completion",
+            "completion_reasoning",
+        ),
+        int,
+    ),
+    "cost": {
+        "usd": maybe(str),
+        "inr": maybe(str),
+        "usd_inr_rate": str,
+        "source": CostSource,
+        "price_version": maybe(str),
+        "estimated": bool,
+        "over_hold": bool,
+        "lines": [{"item": str, "count": int, "usd_each": str, "usd": str}],
+    },
+    "counted": by_name(int),
+}
 
 OPERATIONS = (
     Operation("POST /v1/chat/completions", _COMPLETION, body=_REQUEST, media=(JSON, EVENTS), also=_ERRORS),
     Operation("GET /v1/models", {"object": one_of("list"), "data": [_MODEL]}, also=(401, 403)),
     Operation("GET /v1/models/{model}", _MODEL, also=(401, 403)),
+    Operation("GET /v1/key", _KEY, also=(401,)),
+    Operation(
+        "GET /v1/requests/{request_id}",
+        {**_EXPLAINED, "corrections": [named("ExplainedRequest", _EXPLAINED)]},
+        also=(401,),
+    ),
 )

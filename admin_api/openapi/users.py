@@ -17,6 +17,8 @@ API_KEY = named(
         "lastFour": str,
         "permissions": [one_of("chat", "models")],
         "allowedModels": maybe([str]),
+        **dict.fromkeys(("dailyBudget", "weeklyBudget", "monthlyBudget", "totalBudget"), maybe(float)),
+        **dict.fromkeys(("requestsPerMinute", "tokensPerMinute", "concurrentRequests"), maybe(int)),
         "onDisconnect": one_of("auto", "cancel", "drain"),
         "expiresAt": maybe(TIME),
         "lastUsed": maybe(TIME),

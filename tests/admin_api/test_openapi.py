@@ -228,13 +228,17 @@ async def _operate(place: Playground, judge: Judge, account: Account) -> None:
     key = {"authorization": f"Bearer {await place.gateway.key(account.user)}"}
     body = {"model": FREE, "messages": [{"role": "user", "content": "hello"}]}
     for headers in (key, {}):
-        judge.check(await http.post("/v1/chat/completions", headers=headers, json=body))
+        completion = judge.check(await http.post("/v1/chat/completions", headers=headers, json=body))
+        request_id = completion.headers["x-request-id"]
+        judge.check(await http.get(f"/v1/requests/{request_id}", headers=headers))
+        judge.check(await http.get("/v1/key", headers=headers))
         judge.check(await http.get("/v1/models", headers=headers))
         judge.check(await http.get(f"/v1/models/{FREE}", headers=headers))
     judge.check(await http.post("/v1/chat/completions", headers=key, json={**body, "stream": True}))
     judge.check(await http.post("/v1/chat/completions", headers=key, json={**body, "model": "no/such"}))
     judge.check(await http.post("/v1/chat/completions", headers=key, json={"model": FREE}))
     judge.check(await http.get("/v1/models/no/such", headers=key))
+    judge.check(await http.get("/v1/requests/req_0", headers=key))
     for path in ("/", "/health", "/health/ready", "/metrics", "/docs/openapi.json"):
         judge.check(await http.get(path))
 
