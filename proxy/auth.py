@@ -88,8 +88,13 @@ class Authenticator:
         task = self._lookups.get(digest)
         if task is None:
             task = self._lookups[digest] = asyncio.create_task(self._fetch(digest))
-            task.add_done_callback(lambda _: self._lookups.pop(digest, None))
+            task.add_done_callback(lambda done: self._forget(digest, done))
         return await asyncio.shield(task)
+
+    def _forget(self, digest: str, task: asyncio.Task[Caller | None]) -> None:
+        del self._lookups[digest]
+        if not task.cancelled():
+            task.exception()  # whoever still waits has it; clients that left must not leave a warning behind
 
     async def _fetch(self, digest: str) -> Caller | None:
         keys = ApiKeyDocument.get_pymongo_collection()

@@ -18,6 +18,7 @@ import structlog
 from pymongo import ReturnDocument
 from pymongo.errors import DuplicateKeyError, PyMongoError
 
+from proxy import background
 from proxy.core.rules import Rule, held_elsewhere, refusal, rules_of
 from proxy.database import Database, lost
 from proxy.documents import ACCOUNTS, EVENTS
@@ -52,10 +53,7 @@ class DirectMeter:
 
     async def stop(self) -> None:
         """End the background work; every settlement is awaited by whoever asked for it."""
-        tasks = [*self._background, *([self._sweeper] if self._sweeper else [])]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await background.end([*self._background, *([self._sweeper] if self._sweeper else [])])
 
     async def reserve(self, want: Want) -> Reservation:
         """Admit a request with one conditional update of its user's account."""
