@@ -8,6 +8,7 @@ outlives it; a revision number tells every worker within a second.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -86,6 +87,8 @@ class Catalog:
         self._read_at: dict[str, datetime] = {}
         self._decided: dict[tuple[str, str], Decided] = {}
         self._revision = 0
+        self._loading = asyncio.Lock()
+        self._stopping = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         plugins = {name: endpoint.provider for name, endpoint in relay.endpoints.items()}
         self._current = Catalogue(plugins, {name: {} for name in plugins}, dict(aliases))
@@ -115,6 +118,8 @@ class Catalog:
 
     async def stop(self) -> None:
         """End the background work."""
+        # The flag too: a cancellation can get lost in the database driver.
+        self._stopping.set()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -151,7 +156,7 @@ class Catalog:
         return refreshed
 
     async def _keep_fresh(self, name: str, first_read: asyncio.Event) -> None:
-        while True:
+        while not self._stopping.is_set():
             delay = self._refresh_seconds
             try:
                 if not await self._loaded_from_sibling(name):
@@ -161,16 +166,20 @@ class Catalog:
                 delay = min(delay, _RETRY_SECONDS)
             first_read.set()
             self._report_ages()
-            await asyncio.sleep(delay)
+            await self._pause(delay)
 
     async def _follow_revisions(self) -> None:
-        while True:
-            await asyncio.sleep(REVISION_POLL_SECONDS)
+        while not self._stopping.is_set():
+            await self._pause(REVISION_POLL_SECONDS)
             try:
                 if await self._read_revision() != self._revision:
                     await self._load_all()
             except PyMongoError as exc:
                 log.warning("the catalogue's revision cannot be read", cause=str(exc)[:200])
+
+    async def _pause(self, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._stopping.wait(), seconds)
 
     async def _read_revision(self) -> int:
         found = await AIModel.get_pymongo_collection().database[REVISIONS].find_one(_REVISION)
@@ -231,7 +240,11 @@ class Catalog:
         )
 
     async def _load(self, name: str) -> None:
-        """Take the stored models of a provider into memory."""
+        """Take the stored models of a provider into memory, one reader at a time: the last to begin is the last to end."""
+        async with self._loading:
+            await self._take_over(name)
+
+    async def _take_over(self, name: str) -> None:
         entries, newest = [], None
         fields = {"record": 1, "isAvailable": 1, "status": 1, "priceOverride": 1, "fetchedAt": 1}
         listed = {"provider": name, "source": self._source(name), "isListed": True}

@@ -8,7 +8,7 @@ from typing import Any
 from sanic import Blueprint, HTTPResponse, Request
 from sanic.exceptions import RequestCancelled
 
-from admin_api import access
+from admin_api import access, ratelimit
 from admin_api.access import SignedIn
 from admin_api.chat import asking, service, turns, view
 from admin_api.chat.documents import ChatSession
@@ -40,6 +40,7 @@ blueprint = Blueprint("api-chat", url_prefix="/api/chat")
 
 @blueprint.post("/")
 @access.user
+@ratelimit.by_user("chat")
 async def send_message(request: Request, caller: SignedIn) -> HTTPResponse | None:
     """Ask a model, in a session of its own or in one that exists; as a whole or as a stream of events."""
     gateway = gateway_of(request)
@@ -191,8 +192,7 @@ async def _shown(session: ChatSession, caller: SignedIn, gateway: Gateway) -> di
 
 
 async def _used(gateway: Gateway, caller: SignedIn, session_ids: list[str]) -> dict[str, Used]:
-    selection = Selection(user_id=str(caller.user_id), session_ids=session_ids)
-    return await statistics.by_session(gateway.database, selection)
+    return await statistics.by_session(gateway.database, str(caller.user_id), session_ids)
 
 
 async def _balance(user: User, gateway: Gateway) -> dict[str, Any] | None:

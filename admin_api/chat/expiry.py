@@ -6,6 +6,7 @@ The database does not do it by itself: it would leave the messages behind.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from datetime import datetime, timedelta
 
 import structlog
@@ -32,13 +33,14 @@ async def delete_expired(now: datetime, days: int) -> int:
     return deleted
 
 
-async def sweep_for_ever(gateway: Gateway, days: int) -> None:
-    """Delete what has expired, now and every ten minutes."""
-    while True:
+async def sweep(gateway: Gateway, days: int, stopping: asyncio.Event) -> None:
+    """Delete what has expired, now and every ten minutes, until `stopping` is set."""
+    while not stopping.is_set():
         try:
             deleted = await delete_expired(gateway.clock(), days)
             if deleted:
                 log.info("deleted chat sessions that had expired", sessions=deleted)
         except PyMongoError as exc:
             log.warning("expired chat sessions cannot be deleted", cause=str(exc)[:200])
-        await asyncio.sleep(SWEEP_SECONDS)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(stopping.wait(), SWEEP_SECONDS)

@@ -31,16 +31,16 @@ from admin_api.chat.documents import (
     TokenCounts,
 )
 from admin_api.chat.events import Browser
-from admin_api.chat.expiry import sweep_for_ever
+from admin_api.chat.expiry import sweep
 from admin_api.chat.schemas import ChatWish
 from admin_api.chat.service import expiry
 from admin_api.chat.view import view_exchange
+from proxy.call import Answer
 from proxy.completions import Call
 from proxy.core.pricing import from_pico, to_pico
 from proxy.database import is_outage
 from proxy.documents import Outcome, User
 from proxy.errors import GatewayError, ProviderFailed, ProviderTimeout, Unavailable
-from proxy.call import Answer
 from proxy.gateway import Gateway
 from proxy.metering.contract import Settlement
 
@@ -50,6 +50,7 @@ STORE_SECONDS = 2.0
 _DUPLICATE = 11_000
 _RECENT_TURNS = 50
 _TITLE_LENGTH = 50
+_LAST_SECONDS = 1.0
 _FIRST_DELAY, _LONGEST_DELAY = 0.1, 2.0
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
@@ -81,12 +82,13 @@ class Turns:
         """Begin with none."""
         self._tasks: set[asyncio.Task[Any]] = set()
         self._sweeper: asyncio.Task[None] | None = None
+        self._stopping = asyncio.Event()
 
     def start(self, gateway: Gateway) -> None:
         """Begin to delete sessions that nobody has used for as long as the operator allows, if he set a bound."""
         days = gateway.settings.chat.session_days
         if days is not None:
-            self._sweeper = asyncio.create_task(sweep_for_ever(gateway, days), name="chat-expiry")
+            self._sweeper = asyncio.create_task(sweep(gateway, days, self._stopping), name="chat-expiry")
 
     def begin(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """Run something to its end, whoever still waits for it."""
@@ -97,14 +99,16 @@ class Turns:
 
     async def finish(self, seconds: float) -> None:
         """Wait until all are done, at most so long, and end the others."""
-        if self._sweeper is not None:
-            self._sweeper.cancel()
-            await asyncio.gather(self._sweeper, return_exceptions=True)
-        if self._tasks:
-            await asyncio.wait(list(self._tasks), timeout=seconds)
-        for task in list(self._tasks):
+        self._stopping.set()
+        tasks = [*self._tasks, *([self._sweeper] if self._sweeper else [])]
+        if not tasks:
+            return
+        _, unfinished = await asyncio.wait(tasks, timeout=seconds)
+        for task in unfinished:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if unfinished:
+            # Bounded: a cancellation can get lost in the database driver.
+            await asyncio.wait(unfinished, timeout=_LAST_SECONDS)
 
     def _forget(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)

@@ -10,7 +10,7 @@ from urllib.parse import unquote
 
 from sanic import Blueprint, HTTPResponse, Request
 
-from admin_api import access
+from admin_api import access, audit
 from admin_api.access import SignedIn
 from admin_api.envelope import success
 from admin_api.models import service
@@ -72,8 +72,9 @@ async def list_categories(request: Request, visitor: SignedIn | None) -> HTTPRes
 
 @blueprint.post("/sync")
 @access.admin
-async def sync_models(request: Request, _admin: SignedIn) -> HTTPResponse:
+async def sync_models(request: Request, admin: SignedIn) -> HTTPResponse:
     """Read every provider's models now; 502 only when no provider could be read."""
+    await audit.record(request, "models.sync", actor_id=str(admin.user_id))
     results = await service.sync(gateway_of(request))
     return success({"results": results}, message="Model sync completed")
 
