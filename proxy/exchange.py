@@ -37,6 +37,9 @@ KEEP_ALIVE = b": keep-alive\n\n"
 NOT_A_STREAM = Failure(FailureKind.PROVIDER, "The provider answered a stream as a whole.")
 
 
+PAST_THE_CAP = Failure(FailureKind.PROVIDER, "The provider went past the output limit of this request.")
+
+
 class Exchange:
     """One call."""
 
@@ -198,30 +201,18 @@ class Exchange:
 
     async def _pump(self, response: UpstreamResponse, target: Target) -> Failure | None:
         """Pass a stream on, event by event, until it ends."""
-        endpoint = self._services.relay.endpoints[target.entry.provider]
-        stream = ChatStream(endpoint.provider, include_usage=self._plan.chat.include_usage)
-        self._stream = stream
-        deadline = self._began + endpoint.timeouts.total
+        timeouts = self._services.relay.endpoints[target.entry.provider].timeouts
+        provider = self._services.relay.endpoints[target.entry.provider].provider
+        stream = self._stream = ChatStream(provider, include_usage=self._plan.chat.include_usage)
+        deadline = self._began + timeouts.total
+        first = min(deadline, self._loop.time() + timeouts.first_byte)
         try:
-            async with asyncio.timeout_at(
-                min(deadline, self._loop.time() + endpoint.timeouts.first_byte)
-            ) as patience:
+            async with asyncio.timeout_at(first) as patience:
                 async for chunk in response.chunks():
-                    out = stream.feed(chunk)
-                    if self._first_token_at is None and stream.started:
-                        self._first_token_at = self._loop.time()
-                    if out:
-                        await self._send(out)
-                    if stream.failure is not None or stream.is_done:
+                    await self._pass_on(stream, chunk)
+                    if stream.failure is not None or stream.is_done or self._is_past_the_cap(stream):
                         break
-                    # Who serves, and so whether closing stops the bill, may be known only now.
-                    if self._client_is_gone and self._should_cancel():
-                        self._end(Outcome.CLIENT_GONE)
-                    now = self._loop.time()
-                    if now - self._noted_at > NOTE_SECONDS:
-                        self._take_stock(stream)
-                        self._note()
-                    patience.reschedule(min(deadline, now + endpoint.timeouts.idle))
+                    patience.reschedule(min(deadline, self._loop.time() + timeouts.idle))
         except TimeoutError:
             if self._writing.locked():
                 self._client_is_gone = True
@@ -230,9 +221,33 @@ class Exchange:
             return Failure(FailureKind.TIMEOUT, "The provider's stream stalled.")
         finally:
             self._take_stock(stream)
+        if stream.failure is None and self._is_past_the_cap(stream):
+            return PAST_THE_CAP
         if stream.failure is None:
             self._body = stream.finish()
         return stream.failure
+
+    async def _pass_on(self, stream: ChatStream, chunk: bytes) -> None:
+        """Give the client what some bytes of the provider make, and see what they tell."""
+        out = stream.feed(chunk)
+        if self._first_token_at is None and stream.started:
+            self._first_token_at = self._loop.time()
+        if out:
+            await self._send(out)
+        # Who serves, and so whether closing stops the bill, may be known only now.
+        if self._client_is_gone and not stream.is_done and self._should_cancel():
+            self._end(Outcome.CLIENT_GONE)
+        if self._loop.time() - self._noted_at > NOTE_SECONDS:
+            self._take_stock(stream)
+            self._note()
+
+    def _is_past_the_cap(self, stream: ChatStream) -> bool:
+        """Say whether a provider goes on after the output that was asked for.
+
+        None makes a delta of less than a token, so more deltas than tokens is more than what is held.
+        """
+        cap = self._reservation.output_tokens if self._reservation else 0
+        return not stream.is_done and stream.deltas > cap * self._plan.chat.choices
 
     def _note(self) -> None:
         """Tell the meter how far this has come: it may be all that is left of us."""
@@ -259,7 +274,11 @@ class Exchange:
         most = target.entry.info.max_output_tokens
         cap = reservation.output_tokens if most is None else min(reservation.output_tokens, most)
         body = with_native_models(self._plan.chat.body, self._plan.targets, target)
-        return ChatCall(body, target.model, self._plan.chat.stream, cap)
+        want = self._plan.want
+        # A provider that honours the price which the hold was computed at cannot cost more than the hold.
+        has_budget = want.key_limits is not None and want.key_limits.has_budget
+        price = want.demand.price if has_budget else None
+        return ChatCall(body, target.model, self._plan.chat.stream, cap, max_price=price)
 
     async def _send(self, data: bytes) -> None:
         """Send to the client; when it has left, decide whether reading on is of use."""

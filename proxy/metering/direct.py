@@ -16,7 +16,7 @@ from typing import Any
 
 import structlog
 from pymongo import ReturnDocument
-from pymongo.errors import DuplicateKeyError, PyMongoError
+from pymongo.errors import BulkWriteError, DuplicateKeyError, PyMongoError
 
 from proxy import background
 from proxy.core.rules import Rule, held_elsewhere, refusal, rules_of
@@ -27,9 +27,11 @@ from proxy.metering.accounts import standing_of, taken, used_and_held
 from proxy.metering.contract import Progress, Reservation, Settlement, Standing, Want
 from proxy.metering.event import Event, correction, is_unknown, totals_of, usage_event
 from proxy.metering.memory import recall, remember, unknown
+from proxy.metering.rollups import INDEXES, ROLLUPS, single_updates
 
 SWEEP_SECONDS = 15.0
 _SWEEP_BATCH = 100
+_DUPLICATE = 11000
 _FIRST_DELAY, _LONGEST_DELAY = 0.1, 2.0
 log = structlog.get_logger(__name__)
 
@@ -41,6 +43,7 @@ class DirectMeter:
         """Use the database's accounts and events; holds run out after `hold_seconds`."""
         self._accounts = database[ACCOUNTS]
         self._events = database[EVENTS]
+        self._rollups = database[ROLLUPS]
         self._hold_seconds = hold_seconds
         self._usd_inr_rate = usd_inr_rate
         self._sweeper: asyncio.Task[None] | None = None
@@ -49,6 +52,7 @@ class DirectMeter:
     async def start(self) -> None:
         """Index the holds, and begin to sweep."""
         await self._accounts.create_index("h.exp", name="holds")
+        await self._rollups.create_indexes(list(INDEXES))
         self._sweeper = asyncio.create_task(self._sweep_for_ever(), name="meter-sweeper")
 
     async def stop(self) -> None:
@@ -217,11 +221,19 @@ class DirectMeter:
         held = account["h"][0]["s"]
         changes = {f"c.{name}.l": -amount for name, amount in held.items()}
         if event is not None:
+            await self._roll_up(event)
             changes |= {f"c.{name}.u": amount for name, amount in event["windows"].items()}
             changes |= {f"t.{name}": amount for name, amount in totals_of(event).items()}
         await self._accounts.update_one(
             {"_id": user_id, "h._id": hold_id}, {"$inc": changes, "$pull": {"h": {"_id": hold_id}}}
         )
+
+    async def _roll_up(self, event: Mapping[str, Any]) -> None:
+        try:
+            await self._rollups.bulk_write(single_updates(event), ordered=False)
+        except BulkWriteError as exc:
+            if any(error["code"] != _DUPLICATE for error in exc.details["writeErrors"]):
+                raise
 
     async def _close(self, user_id: str, hold: Mapping[str, Any]) -> None:
         """Close one hold that ran out: by the event that exists, else by one that says `unknown`."""

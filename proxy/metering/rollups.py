@@ -15,6 +15,7 @@ from pymongo import ASCENDING, IndexModel, UpdateOne
 from proxy.metering.event import totals_of
 
 ROLLUPS = "rollups"
+_IDS_KEPT = 256
 INDEXES = (
     IndexModel([("userId", ASCENDING), ("day", ASCENDING)], name="user"),
     IndexModel([("day", ASCENDING)], name="day"),
@@ -58,6 +59,30 @@ def updates(sums: Sums, journal: str, thru: int) -> list[UpdateOne]:
     ]
 
 
+def single_updates(event: Mapping[str, Any]) -> list[UpdateOne]:
+    """Return the updates for one event that comes without a journal, guarded by its own id.
+
+    The last ids are kept, which is many more than can be under way for one document at once.
+    """
+    return [
+        UpdateOne(
+            {"_id": key, "done": {"$ne": event["_id"]}},
+            {
+                "$inc": amounts_of(event),
+                "$push": {"done": {"$each": [event["_id"]], "$slice": -_IDS_KEPT}},
+                "$setOnInsert": names,
+            },
+            upsert=True,
+        )
+        for key, names in _places(event)
+    ]
+
+
+def session_key(session_id: str) -> str:
+    """Return the id of a chat session's roll-up."""
+    return f"session:{session_id}"
+
+
 def keys_of(event: Mapping[str, Any]) -> list[str]:
     """Return the ids of the roll-ups that an event belongs to."""
     return [key for key, _ in _places(event)]
@@ -76,7 +101,7 @@ def _places(event: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     kind = "chat" if names["chat"] else "api"
     places = [(f"day:{kind}:{user}:{day}:{provider}:{model}", names)]
     if event["sessionId"] is not None:
-        places.append((f"session:{event['sessionId']}", {"userId": user, "sessionId": event["sessionId"]}))
+        places.append((session_key(event["sessionId"]), {"userId": user, "sessionId": event["sessionId"]}))
     if event["keyId"] is not None:
         places.append((f"key:{event['keyId']}", {"userId": user, "keyId": event["keyId"]}))
     return places

@@ -1,16 +1,19 @@
-"""What was used, summed from the usage events: by day, by model, by session. Corrections are in the sums."""
+"""What was used, read from the roll-ups and never from the events: by day, by model, by user, by session.
+
+The finest grain of time is a UTC day: a selection since some moment has the whole of that moment's day.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
 from proxy.core.pricing import from_pico
 from proxy.database import Database
-from proxy.documents import EVENTS
+from proxy.metering.rollups import ROLLUPS, session_key
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,14 +34,11 @@ class Used:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Which events to sum: `None` stands for all; `since` is inclusive, `until` exclusive."""
+    """What to sum: of one user or of all, in chats alone or everywhere, since a day or since ever."""
 
     user_id: str | None = None
-    key_id: str | None = None
-    session_ids: Sequence[str] | None = None
     chat_only: bool = False
     since: datetime | None = None
-    until: datetime | None = None
 
 
 async def total(database: Database, selection: Selection) -> Used:
@@ -49,7 +49,7 @@ async def total(database: Database, selection: Selection) -> Used:
 
 async def by_day(database: Database, selection: Selection) -> list[tuple[str, Used]]:
     """Sum by UTC day (`YYYY-MM-DD`), oldest first; days without use are left out."""
-    sums = await _grouped(database, selection, {"$dateToString": {"date": "$at", "format": "%Y-%m-%d"}})
+    sums = await _grouped(database, selection, "$day")
     return sorted((str(day), used) for day, used in sums)
 
 
@@ -60,53 +60,45 @@ async def by_model(database: Database, selection: Selection) -> list[tuple[str, 
     return sorted(rows, key=lambda row: (-row[2].tokens, row[0]))
 
 
-async def by_session(database: Database, selection: Selection) -> dict[str, Used]:
-    """Sum by chat session; requests outside of any session are left out."""
-    sums = await _grouped(database, selection, "$sessionId")
-    return {str(session): used for session, used in sums if session is not None}
-
-
 async def by_user(database: Database, selection: Selection, most: int) -> list[tuple[str, Used]]:
     """Sum by user, most tokens first, at most `most` of them."""
     sums = await _grouped(database, selection, "$userId", most=most)
     return [(str(user), used) for user, used in sums]
 
 
+async def by_session(database: Database, user_id: str, session_ids: Sequence[str]) -> dict[str, Used]:
+    """Return what each of a user's chat sessions has used; one without use is left out."""
+    keys = [session_key(session_id) for session_id in session_ids]
+    found = database[ROLLUPS].find({"_id": {"$in": keys}, "userId": user_id})
+    return {str(row["sessionId"]): _used(row) async for row in found}
+
+
 async def _grouped(
     database: Database, selection: Selection, key: Any, *, most: int | None = None
 ) -> list[tuple[Any, Used]]:
-    group: dict[str, Any] = {
-        "_id": key,
-        "requests": {"$sum": "$requests"},
-        "prompt": {"$sum": "$tokens.prompt"},
-        "completion": {"$sum": "$tokens.completion"},
-        "usd": {"$sum": "$costPico"},
-        "inr": {"$sum": "$costInrPico"},
-    }
-    stages: list[Mapping[str, Any]] = [{"$match": _match(selection)}, {"$group": group}]
+    names = ("requests", "prompt", "completion", "usdPico", "inrPico")
+    stages: list[Mapping[str, Any]] = [
+        {"$match": _match(selection)},
+        {"$group": {"_id": key, **{name: {"$sum": f"${name}"} for name in names}}},
+    ]
     if most is not None:
         stages += [
             {"$set": {"all": {"$add": ["$prompt", "$completion"]}}},
             {"$sort": {"all": -1, "_id": 1}},
             {"$limit": most},
         ]
-    cursor = await database[EVENTS].aggregate(stages)
+    cursor = await database[ROLLUPS].aggregate(stages)
     return [(row["_id"], _used(row)) async for row in cursor]
 
 
 def _match(selection: Selection) -> dict[str, Any]:
-    match: dict[str, Any] = {}
+    # The first day there can be keeps the roll-ups of sessions and keys, which have none, out of the sums.
+    since = "0000" if selection.since is None else selection.since.astimezone(UTC).strftime("%Y-%m-%d")
+    match: dict[str, Any] = {"day": {"$gte": since}}
     if selection.user_id is not None:
         match["userId"] = selection.user_id
-    if selection.key_id is not None:
-        match["keyId"] = selection.key_id
-    if selection.session_ids is not None:
-        match["sessionId"] = {"$in": list(selection.session_ids)}
-    elif selection.chat_only:
-        match["sessionId"] = {"$ne": None}
-    moments = {"$gte": selection.since, "$lt": selection.until}
-    if any(moments.values()):
-        match["at"] = {operator: moment for operator, moment in moments.items() if moment is not None}
+    if selection.chat_only:
+        match["chat"] = True
     return match
 
 
@@ -115,6 +107,6 @@ def _used(row: Mapping[str, Any]) -> Used:
         requests=row["requests"],
         prompt_tokens=row["prompt"],
         completion_tokens=row["completion"],
-        cost_usd=from_pico(row["usd"]),
-        cost_inr=from_pico(row["inr"]),
+        cost_usd=from_pico(row["usdPico"]),
+        cost_inr=from_pico(row["inrPico"]),
     )
