@@ -1,6 +1,8 @@
-"""From a Bearer key to a `Caller`: looked up once a second at most, refused only when we know that it is wrong.
+"""From a Bearer key to a `Caller`: kept in memory while it is in use, refused only when we know that it is wrong.
 
-A revoked key, a deactivated user or a changed role takes effect on every worker within `FRESH_SECONDS`.
+All keys in use are read again together, twice a second, so that a request needs no look at the database, and a
+revoked key, a deactivated user or a changed limit takes effect on every worker within `FRESH_SECONDS`, whoever
+changed it. While the database is away, who was known stays known for `STALE_SECONDS`.
 """
 
 from __future__ import annotations
@@ -19,14 +21,19 @@ from proxy import security
 from proxy.core.limits import UserLimits
 from proxy.core.routing import Role
 from proxy.core.rules import KeyLimits
-from proxy.database import lost
+from proxy.database import is_outage, lost
 from proxy.documents import ApiKeyDocument, User
-from proxy.errors import PermissionDenied, Unauthenticated
+from proxy.errors import PermissionDenied, Unauthenticated, Unavailable
 from proxy.settings import Limits
 
 FRESH_SECONDS = 1.0
+STALE_SECONDS = 30.0
+_REFRESH_SECONDS = 0.4
+_IN_USE_SECONDS = 2.0
+_BATCH = 1_000
 _MOST_ENTRIES = 10_000
 _LAST_USED_STEP = timedelta(minutes=1)
+_OWNER = {"from": "users", "localField": "userId", "foreignField": "_id", "as": "user"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,16 +56,37 @@ class Caller:
             raise PermissionDenied(f"This API key does not have the permission `{permission}`.")
 
 
+@dataclass(slots=True)
+class _Known:
+    """What was found under a key's hash, when, and when somebody last asked; `None` is a key that is wrong."""
+
+    caller: Caller | None
+    read_at: float
+    used_at: float
+
+
 class Authenticator:
-    """The callers of the last second, by the hash of their keys."""
+    """The callers of the last seconds, by the hash of their keys."""
 
     def __init__(self, limits: Limits, *, clock: Callable[[], datetime]) -> None:
         """Use the role's default limits and this clock."""
         self._limits = limits
         self._clock = clock
-        self._known: OrderedDict[str, tuple[float, Caller | None]] = OrderedDict()
+        self._known: OrderedDict[str, _Known] = OrderedDict()
         self._lookups: dict[str, asyncio.Task[Caller | None]] = {}
         self._notes: set[asyncio.Task[None]] = set()
+        self._refresher: asyncio.Task[None] | None = None
+        self._is_cut_off = False
+
+    async def start(self) -> None:
+        """Begin to read the keys in use again and again."""
+        self._refresher = asyncio.create_task(self._refresh_for_ever(), name="auth-refresh")
+
+    async def stop(self) -> None:
+        """End that."""
+        if self._refresher is not None:
+            self._refresher.cancel()
+            await asyncio.gather(self._refresher, return_exceptions=True)
 
     async def caller(self, authorization: str | None) -> Caller:
         """Return who holds the key; raise `Unauthenticated`, or `Unavailable` when the database cannot be asked."""
@@ -71,13 +99,28 @@ class Authenticator:
             )
         if not security.is_well_formed_key(secret):
             raise _wrong_key()
-        digest = security.key_digest(secret)
-        fresh_until, caller = self._known.get(digest, (0.0, None))
-        if asyncio.get_running_loop().time() >= fresh_until:
-            caller = await self._look_up(digest)
+        caller = await self._find(security.key_digest(secret))
         if caller is None or (caller.expires_at is not None and caller.expires_at <= self._clock()):
             raise _wrong_key()
         return caller
+
+    async def _find(self, digest: str) -> Caller | None:
+        now = asyncio.get_running_loop().time()
+        known = self._known.get(digest)
+        if known is None:
+            return await self._look_up(digest)
+        known.used_at = now
+        if now - known.read_at < FRESH_SECONDS:
+            return known.caller
+        may_be_stale = known.caller is not None and now - known.read_at < STALE_SECONDS
+        if may_be_stale and self._is_cut_off:
+            return known.caller
+        try:
+            return await self._look_up(digest)
+        except Unavailable:
+            if may_be_stale:
+                return known.caller
+            raise
 
     def limits_of(self, user: User) -> UserLimits:
         """Return a user's limits: an admin's overrides over the role's defaults."""
@@ -98,20 +141,46 @@ class Authenticator:
 
     async def _fetch(self, digest: str) -> Caller | None:
         keys = ApiKeyDocument.get_pymongo_collection()
-        join = {"from": User.get_settings().name, "localField": "userId", "foreignField": "_id", "as": "user"}
         try:
-            cursor = await keys.aggregate([{"$match": {"digest": digest}}, {"$lookup": join}])
+            cursor = await keys.aggregate([{"$match": {"digest": digest}}, {"$lookup": _OWNER}])
             found = await cursor.to_list(1)
         except PyMongoError as exc:
+            self._is_cut_off = is_outage(exc)
             raise lost(exc) from exc
         caller = self._read(found[0]) if found else None
         if caller is not None:
             self._note_use(found[0])
-        self._known[digest] = (asyncio.get_running_loop().time() + FRESH_SECONDS, caller)
+        now = asyncio.get_running_loop().time()
+        self._known[digest] = _Known(caller, now, now)
         self._known.move_to_end(digest)
         if len(self._known) > _MOST_ENTRIES:
             self._known.popitem(last=False)
         return caller
+
+    async def _refresh_for_ever(self) -> None:
+        while True:
+            await asyncio.sleep(_REFRESH_SECONDS)
+            try:
+                await self._refresh()
+                self._is_cut_off = False
+            except PyMongoError as exc:
+                self._is_cut_off = is_outage(exc)
+
+    async def _refresh(self) -> None:
+        """Read every key in use again, a thousand in one query."""
+        began = asyncio.get_running_loop().time()
+        in_use = [digest for digest, known in self._known.items() if began - known.used_at < _IN_USE_SECONDS]
+        keys = ApiKeyDocument.get_pymongo_collection()
+        for start in range(0, len(in_use), _BATCH):
+            digests = in_use[start : start + _BATCH]
+            cursor = await keys.aggregate([{"$match": {"digest": {"$in": digests}}}, {"$lookup": _OWNER}])
+            found = {key["digest"]: key for key in await cursor.to_list()}
+            for digest in digests:
+                key, known = found.get(digest), self._known.get(digest)
+                if known is not None:
+                    known.caller, known.read_at = None if key is None else self._read(key), began
+                    if key is not None and known.caller is not None:
+                        self._note_use(key)
 
     def _read(self, key: Mapping[str, Any]) -> Caller | None:
         user = key["user"][0] if key["user"] else None

@@ -127,6 +127,8 @@ async def start_gateway(settings: Settings, mongodb_uri: str, clock: Clock) -> G
     await meter.start()
     await catalog.start()
     await completions.start()
+    authenticator = Authenticator(settings.limits, clock=clock)
+    await authenticator.start()
     return Gateway(
         settings=settings,
         clock=clock,
@@ -136,13 +138,14 @@ async def start_gateway(settings: Settings, mongodb_uri: str, clock: Clock) -> G
         relay=relay,
         catalog=catalog,
         meter=meter,
-        authenticator=Authenticator(settings.limits, clock=clock),
+        authenticator=authenticator,
         completions=completions,
     )
 
 
 async def stop_gateway(gateway: Gateway) -> None:
     """Close every part, in the opposite order."""
+    await gateway.authenticator.stop()
     await gateway.catalog.stop()
     await gateway.meter.stop()
     await gateway.relay.aclose()
