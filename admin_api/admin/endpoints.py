@@ -17,6 +17,7 @@ from admin_api.envelope import success
 from admin_api.models.schemas import ModelEdit
 from admin_api.models.service import edit_model, find
 from admin_api.pagination import read_page
+from admin_api.users.schemas import PERIODS
 from admin_api.users.view import view_user
 from admin_api.validation import read_body, read_choice, read_id, read_text
 from proxy.gateway import gateway_of
@@ -35,7 +36,7 @@ async def note_start(app: Sanic[Any, Any]) -> None:
 @access.admin
 async def show_statistics(request: Request, _caller: SignedIn) -> HTTPResponse:
     """Sum up users, sessions, messages and models over a period."""
-    period = read_choice(request, "period", tuple(statistics.PERIODS), default="30d")
+    period = read_choice(request, "period", tuple(PERIODS), default="30d")
     stats = await statistics.collect(gateway_of(request), period)
     return success({"period": period, "stats": stats})
 

@@ -14,13 +14,13 @@ from bson import ObjectId
 from admin_api.admin import activity
 from admin_api.admin.activity import CHAT_MESSAGES, CHAT_SESSIONS
 from admin_api.models.view import category_of
+from admin_api.users.schemas import PERIODS
 from proxy.database import Database
 from proxy.documents import User
 from proxy.gateway import Gateway
 from proxy.metering import statistics
 from proxy.metering.statistics import Selection, Used
 
-PERIODS = {"7d": 7, "30d": 30, "90d": 90, "1y": 365}
 _SECONDS = 20.0
 _MOST = 10
 

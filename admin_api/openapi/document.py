@@ -17,12 +17,17 @@ from sanic_routing.route import Route
 from admin_api.access import COOKIE, rule_of
 from admin_api.openapi import admin, auth, chat, gateway, models, system, users
 from admin_api.openapi.operations import JSON, Operation
-from admin_api.openapi.shapes import Components, Json, Named, maybe, named, one_of, raw
+from admin_api.openapi.shapes import ID, Components, Json, Named, maybe, named, one_of, raw
 
 OPERATIONS: dict[tuple[str, str], Operation] = {
     (operation.method, operation.path): operation
     for table in (auth, users, models, chat, admin, gateway, system)
     for operation in table.OPERATIONS
+}
+_PATH_SCHEMAS: dict[str, Json] = {
+    "user_id": ID.schema,
+    "key_id": ID.schema,
+    "category": models.CATEGORY.schema,
 }
 _PARAMETER = re.compile(r"<(\w+):\w+>")
 
@@ -156,7 +161,10 @@ def _tag(path: str) -> str:
 
 def _path_parameters(operation: Operation) -> list[Json]:
     names = re.findall(r"{(\w+)}", operation.path)
-    return [{"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in names]
+    return [
+        {"name": name, "in": "path", "required": True, "schema": _PATH_SCHEMAS.get(name, {"type": "string"})}
+        for name in names
+    ]
 
 
 def _query_parameters(operation: Operation, components: Components) -> list[Json]:
