@@ -17,7 +17,7 @@ from typing import Any
 
 from pymongo.errors import PyMongoError
 
-from proxy import security
+from proxy import background, security
 from proxy.core.limits import UserLimits
 from proxy.core.routing import Role
 from proxy.core.rules import KeyLimits
@@ -85,8 +85,7 @@ class Authenticator:
     async def stop(self) -> None:
         """End that."""
         if self._refresher is not None:
-            self._refresher.cancel()
-            await asyncio.gather(self._refresher, return_exceptions=True)
+            await background.end([self._refresher])
 
     async def caller(self, authorization: str | None) -> Caller:
         """Return who holds the key; raise `Unauthenticated`, or `Unavailable` when the database cannot be asked."""

@@ -10,8 +10,11 @@ from decimal import Decimal
 from typing import Protocol
 
 from proxy.core.chat import ChatRequest
+from proxy.core.pricing import to_pico
 from proxy.core.routing import Target
-from proxy.metering.contract import Meter, Settlement, Want
+from proxy.core.rules import used_of
+from proxy.metering.contract import Meter, Reservation, Settlement, Want
+from proxy.metering.event import is_over_hold
 from proxy.metrics import Metrics
 from proxy.reconcile import Reconciler
 from proxy.relay import Relay
@@ -63,7 +66,7 @@ class Services:
     settlements: set[asyncio.Task[None]] = field(default_factory=set)
 
 
-def observe(metrics: Metrics, model: str, settlement: Settlement) -> None:
+def observe(metrics: Metrics, model: str, reservation: Reservation, settlement: Settlement) -> None:
     """Tell the metrics what became of a call; `model` is the catalogue's id."""
     name = settlement.provider
     tokens, charge = settlement.bill.tokens, settlement.bill.charge
@@ -77,3 +80,7 @@ def observe(metrics: Metrics, model: str, settlement: Settlement) -> None:
         metrics.unpriced.labels(name).inc()
     else:
         metrics.cost.labels(name, model).inc(float(charge.cost))
+    cost_pico = 0 if charge.cost is None else to_pico(charge.cost)
+    used = used_of(reservation.held, settlement.bill, counts_as_request=True, cost_pico=cost_pico)
+    if is_over_hold(reservation, used):
+        metrics.over_hold.labels(name).inc()

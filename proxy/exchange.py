@@ -114,7 +114,7 @@ class Exchange:
         if self._record_is_wanted(settlement):
             _ = self._in_background(self._settle_by_record(reservation, settlement))
             return settlement
-        observe(self._services.metrics, self._target.entry.info.id, settlement)
+        observe(self._services.metrics, self._target.entry.info.id, reservation, settlement)
         task = self._in_background(self._services.meter.settle(reservation, settlement))
         await asyncio.wait({task}, timeout=SETTLE_SECONDS)
         return settlement
@@ -346,7 +346,7 @@ class Exchange:
                 has_failed=False,
             )
             settlement = replace(settlement, bill=made)
-        observe(self._services.metrics, self._target.entry.info.id, settlement)
+        observe(self._services.metrics, self._target.entry.info.id, reservation, settlement)
         await self._services.meter.settle(reservation, settlement)
 
     def _in_background(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:

@@ -13,6 +13,7 @@ from proxy.catalog import Catalog
 from proxy.completions import Completions
 from proxy.database import Client, Database
 from proxy.metering.contract import Meter
+from proxy.metering.watch import LedgerWatch
 from proxy.metrics import Metrics
 from proxy.relay import Relay
 from proxy.settings import Settings
@@ -30,6 +31,7 @@ class Gateway:
     relay: Relay
     catalog: Catalog
     meter: Meter
+    watch: LedgerWatch
     authenticator: Authenticator
     completions: Completions
 

@@ -81,6 +81,11 @@ class Metrics:
         self.open_holds = Gauge(
             "aipasta_open_holds", "Requests that hold something of their limits now.", registry=self.registry
         )
+        self.ledger_drift = Gauge(
+            "aipasta_ledger_drift",
+            "Counters that are not the sum of their events, in the last sample checked; should stay 0.",
+            registry=self.registry,
+        )
         self.models = Gauge(
             "aipasta_catalogue_models", "Models in the catalogue.", ("provider",), registry=self.registry
         )

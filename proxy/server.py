@@ -33,6 +33,7 @@ from proxy.handlers.client import client_address
 from proxy.metering.contract import Meter
 from proxy.metering.direct import DirectMeter
 from proxy.metering.leased import LeasedMeter
+from proxy.metering.watch import LedgerWatch
 from proxy.metrics import Metrics
 from proxy.mongod import EmbeddedMongod
 from proxy.reconcile import Reconciler
@@ -129,6 +130,8 @@ async def start_gateway(settings: Settings, mongodb_uri: str, clock: Clock) -> G
     await completions.start()
     authenticator = Authenticator(settings.limits, clock=clock)
     await authenticator.start()
+    watch = LedgerWatch(store, metrics)
+    await watch.start()
     return Gateway(
         settings=settings,
         clock=clock,
@@ -138,6 +141,7 @@ async def start_gateway(settings: Settings, mongodb_uri: str, clock: Clock) -> G
         relay=relay,
         catalog=catalog,
         meter=meter,
+        watch=watch,
         authenticator=authenticator,
         completions=completions,
     )
@@ -145,6 +149,7 @@ async def start_gateway(settings: Settings, mongodb_uri: str, clock: Clock) -> G
 
 async def stop_gateway(gateway: Gateway) -> None:
     """Close every part, in the opposite order."""
+    await gateway.watch.stop()
     await gateway.authenticator.stop()
     await gateway.catalog.stop()
     await gateway.meter.stop()

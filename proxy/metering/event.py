@@ -62,12 +62,17 @@ def usage_event(reservation: Reservation, settlement: Settlement) -> Event:
         "costSource": str(charge.source),
         "estimated": charge.estimated,
         "requests": int(settlement.counts_as_request),
-        "overHold": any(used[name] > amount for name, amount in reservation.held.items()),
+        "overHold": is_over_hold(reservation, used),
         "firstTokenMs": settlement.first_token_ms,
         "totalMs": settlement.total_ms,
         "attempts": [_attempt(attempt) for attempt in settlement.attempts],
         "windows": used,
     }
+
+
+def is_over_hold(reservation: Reservation, used: Mapping[str, int]) -> bool:
+    """Say whether a provider has counted more than was held."""
+    return any(used[name] > amount for name, amount in reservation.held.items())
 
 
 def correction(stored: Mapping[str, Any], true: Event) -> Event:
