@@ -11,6 +11,7 @@ from typing import Any
 
 import bcrypt
 from bson import ObjectId
+from pymongo import IndexModel
 from pymongo.asynchronous.database import AsyncDatabase
 
 BORN = datetime(2025, 9, 1, 8, 30, tzinfo=UTC)
@@ -58,6 +59,10 @@ async def write_original(
     database: AsyncDatabase[dict[str, Any]], model: str, *, far: datetime, turns: int = 2
 ) -> Original:
     """Write the database; `far` is when its chats and models expire, `turns` the exchanges of the first chat."""
+    for collection, indexes in INDEXES.items():
+        await database[collection].create_indexes(
+            [IndexModel(list(keys.items()), **options) for keys, options in indexes]
+        )
     await database["users"].insert_many([_asha(), _root(), _googler()])
     await database["chatsessions"].insert_many(
         [_session(CHAT, CHAT_NAME, model, turns, far), _session(QUIET, QUIET_NAME, None, 0, far)]
@@ -69,9 +74,6 @@ async def write_original(
     await database["chatmessages"].insert_many(messages)
     await database["aimodels"].insert_one(_model(model, far))
     await database["plans"].insert_one({"name": "Pro", "priceINR": 499})
-    for collection, indexes in INDEXES.items():
-        for keys, options in indexes:
-            await database[collection].create_index(list(keys.items()), **options)
     return Original(len(messages), model)
 
 
