@@ -19,9 +19,9 @@ from proxy.metering.statistics import Selection, Used
 async def describe_use(
     user: User, user_id: PydanticObjectId, period: str, gateway: Gateway
 ) -> dict[str, Any]:
-    """Sum what a user has used in a period that ends now, in all, by model and by UTC day."""
+    """Sum what a user has used in a period that ends now and begins with a UTC day: in all, by model and by day."""
     now = gateway.clock()
-    since = now - timedelta(days=PERIODS[period])
+    since = (now - timedelta(days=PERIODS[period])).replace(hour=0, minute=0, second=0, microsecond=0)
     selection = Selection(user_id=str(user_id), since=since)
     total = await statistics.total(gateway.database, selection)
     models = await statistics.by_model(gateway.database, selection)

@@ -37,7 +37,7 @@ async def store(uri: str) -> AsyncIterator[Database]:
 @asynccontextmanager
 async def limiter_for(uri: str, **limits: Any) -> AsyncIterator[RateLimiter]:
     async with store(uri) as opened:
-        limiter = RateLimiter(opened, Settings(rate_limits={**STRICT, **limits}))  # type: ignore[arg-type]  # read as from the file
+        limiter = RateLimiter(opened, Settings(rate_limits={**STRICT, **limits}))
         await limiter.start()
         yield limiter
 
@@ -128,7 +128,7 @@ async def test_development_is_ten_times_wider(mongodb_uri: str) -> None:
         now = utc_now()
         expected = {"api": 100, "auth": 10, "chat": 50}
         for environment, factor in (("production", 1), ("development", 10)):
-            limiter = RateLimiter(opened, Settings(environment=environment))  # type: ignore[arg-type]
+            limiter = RateLimiter(opened, Settings(environment=environment))
             for rule, requests in expected.items():
                 window = await limiter.take(rule, environment, now)  # type: ignore[arg-type]
                 assert window is not None
