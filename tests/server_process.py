@@ -1,0 +1,154 @@
+"""The gateway as its operator runs it: a process of its own, started from a folder with nothing in it but settings."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+from openai import OpenAI
+
+PROJECT = Path(__file__).resolve().parent.parent
+PASSWORD = "a long secret of mine"
+START_SECONDS = 40.0
+
+
+@dataclass
+class ServerProcess:
+    """A running gateway, and what a newcomer does with it."""
+
+    process: subprocess.Popen[bytes]
+    base_url: str
+    log: Path
+
+    def sign_up(self, email: str = "asha@example.com") -> str:
+        """Register, and return the token of the new account."""
+        body = {"name": "Asha", "email": email, "password": PASSWORD}
+        return self._token("/api/auth/register", body)
+
+    def sign_in(self, email: str = "asha@example.com") -> str:
+        """Sign in to an account that exists, and return a token."""
+        return self._token("/api/auth/login", {"email": email, "password": PASSWORD})
+
+    def new_key(self, token: str) -> str:
+        """Make an API key, and return its secret."""
+        headers = {"authorization": f"Bearer {token}"}
+        response = httpx.post(f"{self.base_url}/api/user/api-keys", json={"name": "first"}, headers=headers)
+        assert response.status_code in (200, 201), response.text
+        secret = next(value for value in _texts(response.json()) if value.startswith("aipasta_"))
+        assert len(secret) == len("aipasta_") + 38
+        return secret
+
+    def sdk(self, key: str) -> OpenAI:
+        """Return OpenAI's client for this gateway."""
+        return OpenAI(base_url=f"{self.base_url}/v1", api_key=key, max_retries=0)
+
+    def metrics(self) -> dict[str, float]:
+        """Return every sample of /metrics by its name and labels."""
+        lines = httpx.get(f"{self.base_url}/metrics").text.splitlines()
+        samples = (line.rsplit(" ", 1) for line in lines if line and not line.startswith("#"))
+        return {name: float(value) for name, value in samples}
+
+    def kill(self) -> None:
+        """End it with `kill -9`."""
+        self.process.kill()
+        self.process.wait(10)
+
+    def stop(self, seconds: float = 20) -> int:
+        """End it as a service manager does, and return its exit status."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(seconds)
+
+    def _token(self, path: str, body: Mapping[str, str]) -> str:
+        response = httpx.post(f"{self.base_url}{path}", json=body)
+        assert response.status_code in (200, 201), response.text
+        token = response.json()["token"]
+        assert isinstance(token, str)
+        return token
+
+
+@contextmanager
+def serving_process(folder: Path, **settings: str) -> Iterator[ServerProcess]:
+    """Run `python -m proxy serve` in a folder until the block ends; `settings` are environment variables."""
+    port = settings.pop("PORT", None) or str(free_port())
+    log = folder / f"gateway-{port}-{time.monotonic_ns()}.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "proxy", "serve"],
+            cwd=folder,
+            env=environment(PORT=port, **settings),
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    server = ServerProcess(process, f"http://127.0.0.1:{port}", log)
+    try:
+        _wait_until_ready(server)
+        yield server
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait(5)
+
+
+def run_command(
+    folder: Path, *arguments: str, seconds: float = 60, **settings: str
+) -> subprocess.CompletedProcess[str]:
+    """Run one command of the gateway's command line to its end."""
+    return subprocess.run(
+        [sys.executable, "-m", "proxy", *arguments],
+        cwd=folder,
+        env=environment(**settings),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=seconds,
+        check=False,
+    )
+
+
+def environment(**settings: str) -> dict[str, str]:
+    """Return the environment of a process that knows of nothing but these settings."""
+    kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
+    return {**kept, "PYTHONPATH": str(PROJECT), "PYTHONWARNINGS": "default", **settings}
+
+
+def free_port() -> int:
+    """Return a port that nobody listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    assert isinstance(port, int)
+    return port
+
+
+def _wait_until_ready(server: ServerProcess) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while True:
+        assert server.process.poll() is None, server.log.read_text()
+        assert time.monotonic() < deadline, server.log.read_text()
+        try:
+            if httpx.get(f"{server.base_url}/health/ready", timeout=1).status_code == 200:
+                return
+        except httpx.TransportError:
+            pass
+        time.sleep(0.05)
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for child in value.values():
+            yield from _texts(child)

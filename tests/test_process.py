@@ -1,0 +1,334 @@
+"""The gateway as a process: from an empty folder to the first answer, killed, stopped, and wrongly configured."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from pymongo import MongoClient
+
+from proxy.mongod import find_binary
+from tests.proxy.stage import MINI, OSS, ask, assert_equals_books
+from tests.server_process import PASSWORD, ServerProcess, free_port, run_command, serving_process
+from tests.upstreams import Behaviour, HuggingFace, OpenRouter
+
+pytestmark = pytest.mark.slow
+HELLO: Any = ask("demo/echo")
+ADMIN = {"ADMIN_EMAIL": "root@example.com", "ADMIN_PASSWORD": PASSWORD}
+
+
+@contextmanager
+def database_at(uri: str) -> Iterator[Any]:
+    with MongoClient[dict[str, Any]](uri, tz_aware=True) as client:
+        yield client.get_default_database()
+
+
+def events_at(uri: str, count: int, seconds: float = 15) -> list[dict[str, Any]]:
+    """Wait until that many usage events are in a database, and return them, oldest first."""
+    deadline = time.monotonic() + seconds
+    with database_at(uri) as database:
+        while True:
+            events: list[dict[str, Any]] = list(database["usageevents"].find().sort("at"))
+            if len(events) >= count or time.monotonic() > deadline:
+                assert len(events) == count, [event["outcome"] for event in events]
+                return events
+            time.sleep(0.05)
+
+
+def test_from_an_empty_folder(tmp_path: Path) -> None:
+    """With no setting at all: sign up, a key, the SDK, tokens and cost in the metrics; and after kill -9 all is there."""
+    with serving_process(tmp_path) as server:
+        key = server.new_key(server.sign_up())
+        with server.sdk(key) as client:
+            answer = client.chat.completions.create(**HELLO)
+            assert answer.choices[0].message.content == "hello there"
+            streamed = client.chat.completions.create(**HELLO, stream=True)
+            text = "".join(chunk.choices[0].delta.content or "" for chunk in streamed if chunk.choices)
+            assert text == "hello there"
+            assert "demo/echo" in {model.id for model in client.models.list()}
+        metrics = server.metrics()
+        assert answer.usage is not None
+        samples = {name: value for name, value in metrics.items() if "demo/echo" in name}
+        assert sum(value for name, value in samples.items() if name.startswith("aipasta_requests_total")) == 2
+        prompts = [
+            value for name, value in samples.items() if "aipasta_tokens_total" in name and '"prompt"' in name
+        ]
+        assert prompts == [2 * answer.usage.prompt_tokens], samples
+        assert any(name.startswith("aipasta_cost_usd_total") for name in samples)
+        server.kill()
+    with serving_process(tmp_path) as server:
+        headers = {"authorization": f"Bearer {server.sign_in()}"}
+        me = httpx.get(f"{server.base_url}/api/auth/me", headers=headers)
+        assert me.status_code == 200
+        with server.sdk(key) as client:
+            assert client.chat.completions.create(**HELLO).choices[0].message.content == "hello there"
+        assert server.stop() == 0
+    assert "Traceback" not in server.log.read_text()
+
+
+def test_against_the_providers(tmp_path: Path, mongodb_uri: str) -> None:
+    """Through OPENROUTER_BASE_URL and HUGGINGFACE_BASE_URL the events and the metrics equal the providers' books."""
+    with OpenRouter().in_thread() as openrouter, HuggingFace().in_thread() as huggingface:
+        settings = {
+            "MONGODB_URI": mongodb_uri,
+            "OPENROUTER_API_KEY": "sk-or-v1-one, sk-or-v1-two",
+            "HUGGINGFACE_API_KEY": "hf_dummy",
+            "OPENROUTER_BASE_URL": openrouter.base_url,
+            "HUGGINGFACE_BASE_URL": f"{huggingface.base_url}/",
+            **ADMIN,
+        }
+        with serving_process(tmp_path, **settings) as server:
+            with server.sdk(server.new_key(server.sign_in("root@example.com"))) as client:
+                create: Any = client.chat.completions.create
+                for model in (MINI, f"huggingface/{OSS}"):
+                    create(**ask(model, "word " * 50))
+                    for _ in create(**ask(model, stream=True)):
+                        pass
+            entries = [*openrouter.books, *huggingface.books]
+            events = events_at(mongodb_uri, 4)
+            for event, entry in zip(events, entries, strict=True):
+                assert_equals_books(event, entry)
+            assert {entry.key for entry in openrouter.books} == {"sk-or-v1-one", "sk-or-v1-two"}
+            metrics = server.metrics()
+            cost = sum(value for name, value in metrics.items() if name.startswith("aipasta_cost_usd_total"))
+            assert cost == pytest.approx(
+                float(openrouter.books.total_cost() + huggingface.books.total_cost())
+            )
+            tokens = sum(
+                value
+                for name, value in metrics.items()
+                if name.startswith("aipasta_tokens_total") and ('"prompt"' in name or '"completion"' in name)
+            )
+            assert tokens == sum(entry.total_tokens for entry in entries)
+            server.kill()
+        with serving_process(tmp_path, **settings) as server:
+            assert len(events_at(mongodb_uri, 4)) == 4
+            with server.sdk(server.new_key(server.sign_in("root@example.com"))) as client:
+                create = client.chat.completions.create
+                create(**ask(MINI))
+            events_at(mongodb_uri, 5)
+
+
+def streaming(server: ServerProcess, key: str, lines: list[str]) -> threading.Thread:
+    """Read a stream in a thread of its own, line by line."""
+
+    def read() -> None:
+        headers = {"authorization": f"Bearer {key}"}
+        url = f"{server.base_url}/v1/chat/completions"
+        try:
+            with httpx.stream(
+                "POST", url, json=ask(MINI, stream=True), headers=headers, timeout=30
+            ) as response:
+                lines.extend(response.iter_lines())
+        except httpx.TransportError as exc:
+            lines.append(f"broken: {type(exc).__name__}")
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    return thread
+
+
+@pytest.mark.parametrize("to_group", [False, True])
+def test_a_stream_outlives_sigterm(tmp_path: Path, mongodb_uri: str, to_group: bool) -> None:  # noqa: FBT001  the case
+    """After SIGTERM a running stream ends well, its event is there, new requests are refused, and the status is 0."""
+    with OpenRouter().in_thread() as openrouter:
+        settings = {
+            "MONGODB_URI": mongodb_uri,
+            "OPENROUTER_API_KEY": "sk-or-v1-one",
+            "OPENROUTER_BASE_URL": openrouter.base_url,
+            **ADMIN,
+        }
+        with serving_process(tmp_path, **settings) as server:
+            key = server.new_key(server.sign_in("root@example.com"))
+            openrouter.script.enqueue(Behaviour(pieces=15, delay_between=0.2))
+            lines: list[str] = []
+            thread = streaming(server, key, lines)
+            openrouter.books.wait_until(lambda books: bool(books) and books[-1].pieces_sent > 2, 5)
+            server.process.send_signal(signal.SIGTERM)
+            if to_group:
+                server.process.send_signal(signal.SIGTERM)
+            assert server.process.wait(15) == 0
+            thread.join(5)
+        assert lines[-2:] == ["data: [DONE]", ""] or lines[-1] == "data: [DONE]"
+        assert_equals_books(events_at(mongodb_uri, 1)[0], openrouter.books[0])
+        assert "Traceback" not in server.log.read_text()
+
+
+def test_a_stream_longer_than_the_drain_is_ended(tmp_path: Path, mongodb_uri: str) -> None:
+    """A stream that outlasts DRAIN_SECONDS gets an error event, and what it used is recorded as a shutdown."""
+    with OpenRouter().in_thread() as openrouter:
+        settings = {
+            "MONGODB_URI": mongodb_uri,
+            "OPENROUTER_API_KEY": "sk-or-v1-one",
+            "OPENROUTER_BASE_URL": openrouter.base_url,
+            "DRAIN_SECONDS": "0.5",
+            **ADMIN,
+        }
+        with serving_process(tmp_path, **settings) as server:
+            key = server.new_key(server.sign_in("root@example.com"))
+            openrouter.script.enqueue(Behaviour(pieces=500, delay_between=0.1))
+            lines: list[str] = []
+            thread = streaming(server, key, lines)
+            openrouter.books.wait_until(lambda books: bool(books) and books[-1].pieces_sent > 2, 5)
+            began = time.monotonic()
+            assert server.stop() == 0
+            assert time.monotonic() - began < 10
+            thread.join(5)
+        assert "service_unavailable" in next(line for line in lines if "error" in line)
+        assert "data: [DONE]" not in lines
+        (event,) = events_at(mongodb_uri, 1)
+        assert (event["outcome"], event["requests"]) == ("shutdown", 1)
+        assert event["tokens"]["completion"] > 0
+
+
+@pytest.mark.parametrize("metering", ["leased", "direct"])
+def test_a_killed_stream_is_closed_after_the_restart(tmp_path: Path, mongodb_uri: str, metering: str) -> None:
+    """A stream that dies with its gateway leaves one event of unknown outcome, and nothing held."""
+    total = "1" if metering == "direct" else "60"
+    (tmp_path / "config.yaml").write_text(
+        "providers: {openrouter: {plugin: openrouter, api_key_env: OPENROUTER_API_KEY,"
+        f" base_url: 'http://localhost', timeouts: {{total: {total}}}}}}}\n"
+    )
+    with OpenRouter().in_thread() as openrouter:
+        openrouter.generation_delay = float("inf")
+        settings = {
+            "MONGODB_URI": mongodb_uri,
+            "OPENROUTER_API_KEY": "sk-or-v1-one",
+            "OPENROUTER_BASE_URL": openrouter.base_url,
+            "METERING": metering,
+            "RECONCILE_SECONDS": "0",
+            **ADMIN,
+        }
+        with serving_process(tmp_path, **settings) as server:
+            key = server.new_key(server.sign_in("root@example.com"))
+            openrouter.script.enqueue(Behaviour(pieces=500, delay_between=0.1))
+            lines: list[str] = []
+            thread = streaming(server, key, lines)
+            openrouter.books.wait_until(lambda books: bool(books) and books[-1].pieces_sent > 2, 5)
+            server.kill()
+            thread.join(5)
+        assert lines[-1].startswith("broken")
+        with serving_process(tmp_path, **settings):
+            (event,) = events_at(mongodb_uri, 1, seconds=30)
+            assert (event["outcome"], event["estimated"], event["requests"]) == ("unknown", True, 1)
+            assert event["tokens"]["prompt"] > 0
+            assert_nothing_is_held(mongodb_uri, event["userId"])
+
+
+def assert_nothing_is_held(uri: str, user_id: str) -> None:
+    deadline = time.monotonic() + 15
+    with database_at(uri) as database:
+        while True:
+            account = database["accounts"].find_one({"_id": user_id})
+            held = [counter["l"] for counter in account["c"].values()] + list(account.get("h", []))
+            used = [counter["u"] for counter in account["c"].values()]
+            if not any(held) and any(used):
+                return
+            assert time.monotonic() < deadline, account
+            time.sleep(0.1)
+
+
+@contextmanager
+def standalone_mongod(folder: Path) -> Iterator[str]:
+    """Run a database server as most people first do: without a replica set."""
+    binary, port = find_binary(), free_port()
+    assert binary is not None
+    folder.mkdir()
+    command = [str(binary), "--dbpath", str(folder), "--port", str(port), "--bind_ip", "127.0.0.1"]
+    process = subprocess.Popen(
+        [*command, "--wiredTigerCacheSizeGB", "0.25"],
+        stdout=subprocess.DEVNULL,
+        env={"PATH": os.defpath, "LC_ALL": "C"},
+    )
+    try:
+        yield f"mongodb://127.0.0.1:{port}/plain"
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+def test_a_database_without_a_replica_set_will_do(tmp_path: Path) -> None:
+    """MONGODB_URI may name a standalone server: accounts, keys, answers and events work there too."""
+    with standalone_mongod(tmp_path / "db") as uri, serving_process(tmp_path, MONGODB_URI=uri) as server:
+        key = server.new_key(server.sign_up())
+        with server.sdk(key) as client:
+            assert client.chat.completions.create(**HELLO).choices[0].message.content == "hello there"
+        (event,) = events_at(uri, 1)
+        assert event["outcome"] == "completed"
+        assert server.stop() == 0
+
+
+def test_the_command_line(tmp_path: Path, mongodb_uri: str) -> None:
+    """Admins and keys are made on the command line; what cannot be done is one line and status 1."""
+    made = run_command(tmp_path, "admin", "create", "--email", "Boss@Example.com", MONGODB_URI=mongodb_uri)
+    assert made.returncode == 0, made.stderr
+    assert "the password is" in made.stdout
+    again = run_command(tmp_path, "admin", "create", "--email", "boss@example.com", MONGODB_URI=mongodb_uri)
+    assert (again.returncode, "password is unchanged" in again.stdout) == (0, True)
+    key = run_command(tmp_path, "keys", "create", "--email", "boss@example.com", MONGODB_URI=mongodb_uri)
+    assert key.returncode == 0, key.stderr
+    with (
+        serving_process(tmp_path, MONGODB_URI=mongodb_uri) as server,
+        server.sdk(key.stdout.strip()) as client,
+    ):
+        assert client.chat.completions.create(**HELLO).choices[0].message.content == "hello there"
+    nobody = run_command(tmp_path, "keys", "create", "--email", "no@example.com", MONGODB_URI=mongodb_uri)
+    assert (nobody.returncode, nobody.stderr) == (1, "error: no user has the e-mail no@example.com\n")
+    wrong = run_command(tmp_path, "admin", "create", "--email", "nonsense", MONGODB_URI=mongodb_uri)
+    assert wrong.returncode == 1
+    assert_one_line(wrong)
+
+
+def assert_one_line(finished: subprocess.CompletedProcess[str]) -> None:
+    assert finished.stderr.startswith("error: ")
+    assert finished.stderr.count("\n") == 1, finished.stderr
+
+
+def test_a_wrong_configuration_is_one_line(tmp_path: Path) -> None:
+    """Whatever is wrong with the configuration stops the start with one line that names it, and status 1."""
+    strong = "k3J9x-Qw7Lm2Zp8Rt5Vb1Nc6Hd4Gf0Sa-and-more"
+    production = {"ENVIRONMENT": "production", "JWT_SECRET": strong, "MONGODB_URI": "mongodb://127.0.0.1:9/x"}
+    cases: list[tuple[str, dict[str, str], str]] = [
+        ("colour: red\n", {}, "colour: there is no such setting"),
+        ("drain_seconds: long\n", {}, "DRAIN_SECONDS"),
+        ("jwt_secret: abc\n", {}, "JWT_SECRET"),
+        ("providers: {x: {plugin: nobody}}\n", {}, "no plugin 'nobody'"),
+        ("providers: {x: {plugin: openai_compatible, base_url: ftp://x}}\n", {}, "base_url"),
+        ("limits: {user: {daily_requests: -1}}\n", {}, "limits.user"),
+        ("[1, 2]\n", {}, "must be a mapping"),
+        ("a: [\n", {}, "cannot be read"),
+        ("", {"PORT": "0"}, "PORT"),
+        ("", {"CONFIG_FILE": "nowhere.yaml"}, "CONFIG_FILE"),
+        ("", {"MONGODB_URI": "postgres://x"}, "MONGODB_URI"),
+        ("", {"ADMIN_EMAIL": "a@example.com"}, "ADMIN_PASSWORD"),
+        ("", {"ENVIRONMENT": "production"}, "JWT_SECRET"),
+        ("", {"NODE_ENV": "production", "JWT_SECRET": "change-me-please-0123456789-abcdef"}, "JWT_SECRET"),
+        ("", {"ENVIRONMENT": "production", "JWT_SECRET": strong}, "MONGODB_URI"),
+        ("", {**production, "ALLOWED_ORIGINS": "*"}, "ALLOWED_ORIGINS"),
+    ]
+    for text, settings, named in cases:
+        (tmp_path / "config.yaml").write_text(text)
+        finished = run_command(tmp_path, "serve", seconds=20, **{"PORT": str(free_port()), **settings})
+        assert finished.returncode == 1, (text, settings, finished.stdout)
+        assert named in finished.stderr, finished.stderr
+        assert_one_line(finished)
+        assert "0123456789-abcdef" not in finished.stderr
+
+
+def test_a_port_that_is_taken_is_one_line(tmp_path: Path, mongodb_uri: str) -> None:
+    """Two gateways cannot listen on one port, and the second says so."""
+    with serving_process(tmp_path, MONGODB_URI=mongodb_uri) as server:
+        port = server.base_url.rsplit(":", 1)[1]
+        finished = run_command(tmp_path, "serve", PORT=port, MONGODB_URI=mongodb_uri)
+        assert finished.returncode == 1
+        assert f"127.0.0.1:{port}" in finished.stderr
+        assert_one_line(finished)
