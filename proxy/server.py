@@ -28,7 +28,7 @@ from proxy.database import Database
 from proxy.documents import SHARED
 from proxy.errors import UnsupportedMedia
 from proxy.gateway import Gateway
-from proxy.handlers import account, chat, cors, errors, models, system
+from proxy.handlers import account, chat, cors, errors, headers, models, system
 from proxy.handlers.client import client_address
 from proxy.metering.contract import Meter
 from proxy.metering.direct import DirectMeter
@@ -220,5 +220,7 @@ async def _begin_request(request: Request) -> None:
 async def _end_request(request: Request, response: HTTPResponse) -> None:
     if hasattr(request.ctx, "id"):  # Sanic answers some broken connections without having begun a request
         response.headers.setdefault("x-request-id", request.ctx.id)
+    settings: Settings = request.app.ctx.gateway.settings
     ratelimit.add_headers(request, response)
-    cors.add_headers(request, response, request.app.ctx.gateway.settings.allowed_origins)
+    cors.add_headers(request, response, settings.allowed_origins)
+    headers.add_headers(response, is_production=settings.is_production)
