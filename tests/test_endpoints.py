@@ -77,6 +77,7 @@ SPECIFIED = {
 BESIDES = {
     "POST /api/chat/sessions": "user",  # the frontend calls it
     "GET /api/admin/audit": "admin",
+    "GET /api/admin/ledger/verify": "admin",
     "POST /v1/chat/completions": "key",
     "GET /v1/models": "key",
     "GET /v1/models/{model}": "key",

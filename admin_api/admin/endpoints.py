@@ -21,8 +21,10 @@ from admin_api.users.schemas import PERIODS
 from admin_api.users.view import view_user
 from admin_api.validation import read_body, read_choice, read_id, read_text
 from proxy.gateway import gateway_of
+from proxy.metering.verify import account_ids, verify
 
 blueprint = Blueprint("admin", url_prefix="/api/admin")
+ACCOUNTS_VERIFIED = 1_000
 _ANY = "any"
 
 
@@ -98,6 +100,35 @@ async def show_system(request: Request, _caller: SignedIn) -> HTTPResponse:
     """Show how this process, the database and the providers are doing."""
     metrics = await system.measure(gateway_of(request), request.app.ctx.started_at)
     return success({"metrics": metrics})
+
+
+@blueprint.get("/ledger/verify")
+@access.admin
+async def verify_ledger(request: Request, _caller: SignedIn) -> HTTPResponse:
+    """Recompute the counters of up to a thousand accounts from their usage events; `next` is where to go on."""
+    gateway = gateway_of(request)
+    after = read_text(request, "after", most=LONGEST_SEARCH)
+    await gateway.meter.flush()
+    ids = await account_ids(gateway.database, after=after or None, most=ACCOUNTS_VERIFIED)
+    report = await verify(gateway.database, ids)
+    ledger = {
+        "accounts": report.accounts,
+        "events": report.events,
+        "openHolds": report.open_holds,
+        "drift": report.drift,
+        "drifts": [
+            {
+                "userId": drift.user_id,
+                "counter": drift.counter,
+                "what": drift.what,
+                "counted": drift.counted,
+                "expected": drift.expected,
+            }
+            for drift in report.drifts
+        ],
+        "next": ids[-1] if len(ids) == ACCOUNTS_VERIFIED else None,
+    }
+    return success({"ledger": ledger})
 
 
 @blueprint.patch("/models/<model_id:path>", unquote=False)

@@ -90,6 +90,14 @@ _RECORD = named(
         "requestId": str,
     },
 )
+_LEDGER = {
+    "accounts": int,
+    "events": int,
+    "openHolds": int,
+    "drift": int,
+    "drifts": [{"userId": str, "counter": str, "what": str, "counted": int, "expected": int}],
+    "next": maybe(str),
+}
 _USER_QUERY = {
     **paged(),
     "search": text(LONGEST_SEARCH),
@@ -112,6 +120,7 @@ OPERATIONS = (
     ),
     Operation("DELETE /api/admin/users/{user_id}", has_message=True, also=(400, 409)),
     Operation("GET /api/admin/system", {"metrics": _METRICS}),
+    Operation("GET /api/admin/ledger/verify", {"ledger": _LEDGER}, query={"after": text(LONGEST_SEARCH)}),
     Operation("PATCH /api/admin/models/{model_id}", {"model": MODEL}, body=ModelEdit, has_message=True),
     Operation(
         "GET /api/admin/audit",

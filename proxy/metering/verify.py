@@ -51,6 +51,15 @@ class Report:
         return len(self.drifts)
 
 
+async def account_ids(database: Database, *, after: str | None, most: int) -> list[str]:
+    """Return the ids of at most so many accounts, in order, behind a given one."""
+    chosen = {} if after is None else {"_id": {"$gt": after}}
+    return [
+        str(account["_id"])
+        async for account in database[ACCOUNTS].find(chosen, {"_id": 1}).sort("_id").limit(most)
+    ]
+
+
 async def verify(database: Database, user_ids: Sequence[str] | None = None) -> Report:
     """Check every account, or some; raises `PyMongoError`."""
     report = Report()

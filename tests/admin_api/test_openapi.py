@@ -214,6 +214,7 @@ async def _administer(judge: Judge, admin: Account, account: Account) -> None:
         ("PATCH", f"/api/admin/models/{FREE}", {"status": "beta"}),
         ("PATCH", f"/api/admin/models/{FREE}", {"pricing": {"input": -1}}),
         ("GET", "/api/admin/audit", None),
+        ("GET", "/api/admin/ledger/verify", None),
         ("POST", "/api/models/sync", None),
     )
     for method, path, body in steps:
