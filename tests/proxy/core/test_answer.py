@@ -1,0 +1,75 @@
+"""Tests of proxy/core/answer.py: what a whole answer says, and whether it is one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from plugins.contract import FailureKind, ProviderOptions, Usage
+from plugins.openai_compatible import OpenAICompatible
+from plugins.openrouter import OpenRouter
+from proxy.core.answer import NO_CHOICES, NOT_JSON, WholeAnswer, read_answer
+
+PROVIDER = OpenRouter(ProviderOptions("openrouter"))
+USAGE = {"prompt_tokens": 8, "completion_tokens": 1, "total_tokens": 9}
+
+
+def answer(**fields: Any) -> WholeAnswer:
+    message = {"role": "assistant", "content": "OK", "reasoning": "hmm"}
+    frame = {"id": "gen-1", "model": "a/b-0813", "provider": "DeepInfra", "choices": [{"message": message}]}
+    return read_answer(PROVIDER, orjson.dumps({**frame, "usage": USAGE, **fields}))
+
+
+def test_an_answer_says_who_gave_it_and_what_it_used() -> None:
+    """Usage, backing, served model and id are read; the text is measured in all of its fields."""
+    assert answer() == WholeAnswer(
+        failure=None,
+        usage=Usage(8, 1),
+        backing="DeepInfra",
+        served_model="a/b-0813",
+        upstream_id="gen-1",
+        output_bytes=5,
+    )
+    calls = [{"function": {"name": "f", "arguments": "{}"}}]
+    assert answer(choices=[{"message": {"content": None, "tool_calls": calls}}]).output_bytes == 3
+
+
+@pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b'"x"', b"null", b"{", b"\xff"])
+def test_what_is_no_object_is_no_answer(body: bytes) -> None:
+    """Anything but a JSON object is a failure of the provider's."""
+    assert read_answer(PROVIDER, body).failure == NOT_JSON
+
+
+@pytest.mark.parametrize("choices", [None, [], {}, "x", [1, None]])
+def test_an_answer_without_choices_is_none(choices: Any) -> None:
+    """Without a choice there is nothing to answer with, but what was used still counts."""
+    read = answer(choices=choices)
+    assert (read.failure, read.usage) == (NO_CHOICES, Usage(8, 1))
+
+
+def test_an_error_inside_is_a_failure() -> None:
+    """An error at the top, in a choice or as the reason to finish is a failure, be there choices or not."""
+    for fields in (
+        {"error": {"message": "overloaded", "code": 503}},
+        {"choices": [{"message": {}, "error": {"message": "gone", "code": 502}}]},
+        {"choices": [{"message": {"content": "half"}, "finish_reason": "error"}]},
+    ):
+        failure = answer(**fields).failure
+        assert failure is not None
+        assert failure.kind is FailureKind.PROVIDER
+
+
+@given(st.binary())
+def test_no_bytes_raise(body: bytes) -> None:
+    """Whatever a provider sends, it is read or a failure."""
+    assert read_answer(OpenAICompatible(ProviderOptions("x")), body).failure is not None
+
+
+def test_a_deep_answer_does_not_raise() -> None:
+    """An answer may nest as deep as the parser goes."""
+    deep = b'{"choices":[{"message":{"content":' + b"[" * 1000 + b'"x"' + b"]" * 1000 + b"}}]}"
+    assert read_answer(PROVIDER, deep).output_bytes in (0, 1)
