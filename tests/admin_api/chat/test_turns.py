@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import pytest
 from httpx_aiohttp import AiohttpTransport
+from pymongo import AsyncMongoClient
 
 from proxy.core.routing import Role
 from tests.admin_api.playground import FREE, Person, Playground, playground
@@ -246,3 +247,29 @@ async def test_a_gateway_that_stops_finishes_its_turns(mongodb_uri: str) -> None
         refused = await person.say("too late", PAID)
         assert refused.status_code == 503
         assert refused.headers["retry-after"] == "1"
+
+
+@pytest.mark.slow
+async def test_a_database_that_is_away_for_a_while(mongodb_uri: str) -> None:
+    """An answer that cannot be stored at once is given all the same, and stored when the database answers again."""
+    async with playground(mongodb_uri) as play:
+        person = await play.person(Role.PREMIUM)
+        play.openrouter.script.enqueue(Behaviour(delay_headers=0.5))
+        asking = asyncio.create_task(person.say("hello", PAID))
+        await play.openrouter.books.until(lambda books: len(books) == 1, 5)
+        operator: AsyncMongoClient[dict[str, Any]] = AsyncMongoClient(mongodb_uri)
+        await operator.admin.command("fsync", lock=True)
+        try:
+            answer = await asking
+        finally:
+            await operator.admin.command("fsyncUnlock")
+            await operator.close()
+        assert answer.status_code == 200, answer.text
+        assert answer.json()["data"]["aiMessage"]["content"] == "You said: hello"
+        stored = await until_stored(play, 2)
+        assert [str(message["_id"]) for message in stored] == [
+            answer.json()["data"][name]["id"] for name in ("userMessage", "aiMessage")
+        ]
+        (session,) = await play.documents("chatsessions")
+        assert session["messageCount"] == 2
+        assert len(await play.gateway.events()) == 1
