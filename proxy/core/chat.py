@@ -24,10 +24,13 @@ _MEDIA = {
     "image_url": "image",
     "input_image": "image",
     "input_audio": "audio",
+    "audio_url": "audio",
     "file": "file",
     "input_file": "file",
     "video_url": "file",
+    "input_video": "file",
 }
+_TEXT = frozenset({"text", "input_text", "output_text", "refusal", "thinking", "reasoning"})
 _NO_PROMPT = frozenset({"messages", "model", "models", "stream", "stream_options", "metadata", "user"})
 _PAID_SERVICE_TIERS = frozenset({"priority", "fast", "ultrafast"})
 
@@ -183,11 +186,13 @@ def _prompt(messages: list[Mapping[str, Any]], body: Mapping[str, Any]) -> Promp
                 text += _bytes(value)
                 continue
             for part in value:
-                kind = _MEDIA.get(str(part.get("type"))) if isinstance(part, dict) else None
-                if kind is None:
+                kind = str(part.get("type")) if isinstance(part, dict) else "text"
+                if kind not in _MEDIA:
                     text += _bytes(part)
+                    # A kind that we do not know may show what stands behind an address.
+                    media["image"] += kind not in _TEXT
                     continue
-                media[kind] += 1
+                media[_MEDIA[kind]] += 1
                 # Whatever stands beside the picture may be read as text.
                 text += sum(_bytes(value) for name, value in part.items() if name not in _MEDIA)
     # Servers put more than we know of into their chat templates (`documents`, `chat_template`).

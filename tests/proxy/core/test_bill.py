@@ -57,7 +57,7 @@ def test_without_a_price_nothing_is_made_up() -> None:
     unknown = bill(UNPRICED, Served(Usage(10, 5)), prompt_estimate=0, has_failed=False)
     assert (unknown.tokens.total, unknown.charge.cost) == (15, None)
     declared = bill(FREE, Served(Usage(10, 5)), prompt_estimate=0, has_failed=False)
-    assert (declared.tokens.total, declared.charge.cost) == (15, 0)
+    assert (declared.tokens.total, declared.charge.cost) == (15, Decimal(0))
 
 
 @given(deltas=st.integers(0, 10**6), size=st.integers(0, 10**8), prompt=st.integers(0, 10**6))

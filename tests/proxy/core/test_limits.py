@@ -39,7 +39,7 @@ def test_a_prompt_is_bounded_by_its_bytes_and_by_the_context() -> None:
 
 def test_media_have_bounds_of_their_own() -> None:
     """A picture, a clip and a file each add what the operator has configured."""
-    parts = [{"type": kind, kind: {}} for kind in ("image_url", "input_audio", "file")]
+    parts: list[dict[str, Any]] = [{"type": kind, kind: {}} for kind in ("image_url", "input_audio", "file")]
     bare, full = request([]), request(parts)
     difference = limits.prompt_bound(full, None, MEDIA) - limits.prompt_bound(bare, None, MEDIA)
     assert 126_000 <= difference < 126_100

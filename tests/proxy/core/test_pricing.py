@@ -111,9 +111,13 @@ def test_an_override_begins_above_its_threshold() -> None:
     )
     assert effective(price, 272_000).prompt == SIMPLE.prompt
     longer = effective(price, 272_001)
-    assert (longer.prompt, longer.completion, longer.cache_read) == (4, SIMPLE.completion, 1)
+    assert (longer.prompt, longer.completion, longer.cache_read) == (
+        Decimal(4),
+        SIMPLE.completion,
+        Decimal(1),
+    )
     longest = effective(price, 500_001)
-    assert (longest.prompt, longest.completion, longest.cache_read) == (9, 7, 1)
+    assert (longest.prompt, longest.completion, longest.cache_read) == (Decimal(9), Decimal(7), Decimal(1))
 
 
 @pytest.mark.parametrize(
