@@ -219,7 +219,7 @@ def _announce(
         where = f"embedded MongoDB in {settings.data_dir}" if embedded else "MongoDB at MONGODB_URI"
         print(f"AI Pasta gateway ({settings.environment}) on {base}/v1, with {where}")
         print(f"providers: {providers or 'none: set OPENROUTER_API_KEY or HUGGINGFACE_API_KEY'}")
-        print("a first key:")
+        print("a first key, with TOKEN from the first answer:")
         print(f"  curl -s {base}/api/auth/register -H 'Content-Type: application/json' \\")
         print("""    -d '{"name":"Asha","email":"asha@example.com","password":"a long secret"}'""")
         print(f"  curl -s {base}/api/user/api-keys -H 'Content-Type: application/json' \\")

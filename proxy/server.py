@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from asyncio import Transport
 from collections.abc import Callable
@@ -19,7 +20,7 @@ from admin_api.chat.turns import STORE_SECONDS, Turns
 from admin_api.models.popularity import Popularity
 from plugins import registry
 from plugins.contract import ProviderOptions
-from proxy import database
+from proxy import background, database
 from proxy.auth import Authenticator
 from proxy.call import Services
 from proxy.catalog import Catalog
@@ -67,6 +68,7 @@ def create_app(
     app.ctx.clock = clock
     app.ctx.version = system.VERSION
     app.ctx.hasher = PasswordHasher()
+    app.ctx.keepers = []
     app.ctx.popularity = Popularity()
     app.ctx.turns = Turns()
     for blueprint in (chat.blueprint, models.blueprint, account.blueprint, system.blueprint, *blueprints()):
@@ -87,7 +89,8 @@ def create_app(
             )
         await lifecycle.start(app)
         if embedded is not None:
-            app.add_task(database.keep_running(embedded), name="embedded-mongod")
+            keeper = asyncio.create_task(database.keep_running(embedded), name="embedded-mongod")
+            app.ctx.keepers.append(keeper)
 
     @app.before_server_stop
     async def drain(app: App) -> None:
@@ -97,6 +100,7 @@ def create_app(
     @app.after_server_stop
     async def close_gateway(app: App) -> None:
         await lifecycle.stop(app)
+        await background.end(app.ctx.keepers)
         app.ctx.hasher.close()
         await stop_gateway(app.ctx.gateway)
 
