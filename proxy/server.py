@@ -16,7 +16,7 @@ from sanic.config import Config
 from admin_api import blueprints, documents, lifecycle, ratelimit
 from admin_api.auth import service as accounts
 from admin_api.auth.hashing import PasswordHasher
-from admin_api.chat.turns import STORE_SECONDS, Turns
+from admin_api.chat.turns import FINISH_SECONDS, Turns
 from admin_api.models.popularity import Popularity
 from plugins import registry
 from plugins.contract import ProviderOptions
@@ -33,6 +33,7 @@ from proxy.handlers import account, chat, cors, errors, headers, models, system
 from proxy.handlers.client import client_address
 from proxy.metering.contract import Meter
 from proxy.metering.direct import DirectMeter
+from proxy.metering.heartbeat import Heartbeat
 from proxy.metering.leased import LeasedMeter
 from proxy.metering.watch import LedgerWatch
 from proxy.metrics import Metrics
@@ -95,7 +96,7 @@ def create_app(
     @app.before_server_stop
     async def drain(app: App) -> None:
         await app.ctx.gateway.completions.drain(settings.drain_seconds)
-        await app.ctx.turns.finish(STORE_SECONDS)
+        await app.ctx.turns.finish(FINISH_SECONDS)
 
     @app.after_server_stop
     async def close_gateway(app: App) -> None:
@@ -168,7 +169,8 @@ async def _meter(
     if settings.metering == "leased":
         journals = settings.data_dir / "journal" / await database.identity(store)
         rate = settings.usd_inr_rate
-        return LeasedMeter(store, beats, journals, reconciler.resolve, metrics, usd_inr_rate=rate)
+        heartbeat = Heartbeat(beats, clock=utc_now)
+        return LeasedMeter(store, heartbeat, journals, reconciler.resolve, metrics, usd_inr_rate=rate)
     longest = max(provider.timeouts.total for provider in settings.enabled_providers().values())
     return DirectMeter(store, hold_seconds=2 * longest, usd_inr_rate=settings.usd_inr_rate)
 

@@ -47,6 +47,9 @@ from proxy.metering.contract import Settlement
 STORE_SECONDS = 2.0
 """How long an answer waits until it is stored; storing goes on by itself after that."""
 
+FINISH_SECONDS = 5.0
+"""How long a process that ends waits for what is still to be stored."""
+
 _DUPLICATE = 11_000
 _RECENT_TURNS = 50
 _TITLE_LENGTH = 50
@@ -100,10 +103,12 @@ class Turns:
     async def finish(self, seconds: float) -> None:
         """Wait until all are done, at most so long, and end the others."""
         self._stopping.set()
-        tasks = [*self._tasks, *([self._sweeper] if self._sweeper else [])]
-        if not tasks:
-            return
-        _, unfinished = await asyncio.wait(tasks, timeout=seconds)
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + seconds
+        # Again and again: a turn that ends may leave the storing of its answer behind.
+        while self._tasks and loop.time() < deadline:
+            await asyncio.wait(list(self._tasks), timeout=deadline - loop.time())
+        unfinished = [*self._tasks, *([self._sweeper] if self._sweeper else [])]
         for task in unfinished:
             task.cancel()
         if unfinished:
@@ -122,7 +127,9 @@ async def take(turn: Turn, gateway: Gateway, turns: Turns, browser: Browser) -> 
         answer = await gateway.completions.create(turn.call, browser)
         settlement = _settled(answer, browser)
         text = browser.text if turn.wish.stream else _text_of(answer.body)
-        question, reply = _question(turn), _reply(turn, settlement, text, gateway)
+        question = _question(turn)
+        reply = _reply(turn, settlement, text, gateway)
+        reply.metadata["replyTo"] = str(question.id)
         stored = turns.begin(_store(turn, (question, reply), settlement, gateway))
         done, _ = await asyncio.wait({stored}, timeout=STORE_SECONDS)
         for task in done:
@@ -220,11 +227,9 @@ async def _store(
     turn: Turn, messages: tuple[ChatMessage, ChatMessage], settlement: Settlement, gateway: Gateway
 ) -> None:
     """Write both messages, and count them in their session; take them back when session or owner are gone by now."""
-    question, reply = messages
-    reply.metadata["replyTo"] = str(question.id)
     await _insist(lambda: _insert(messages))
     step = _begin_session if turn.session is None else _count_in
-    has_session = await _insist(lambda: step(turn, reply, settlement, gateway))
+    has_session = await _insist(lambda: step(turn, messages[1], settlement, gateway))
     if not has_session or not await _insist(lambda: _has_owner(turn)):
         await _insist(lambda: _take_back(turn, messages))
 
