@@ -201,9 +201,9 @@ class Exchange:
 
     async def _pump(self, response: UpstreamResponse, target: Target) -> Failure | None:
         """Pass a stream on, event by event, until it ends."""
-        timeouts = self._services.relay.endpoints[target.entry.provider].timeouts
-        provider = self._services.relay.endpoints[target.entry.provider].provider
-        stream = self._stream = ChatStream(provider, include_usage=self._plan.chat.include_usage)
+        endpoint = self._services.relay.endpoints[target.entry.provider]
+        timeouts = endpoint.timeouts
+        stream = self._stream = ChatStream(endpoint.provider, include_usage=self._plan.chat.include_usage)
         deadline = self._began + timeouts.total
         first = min(deadline, self._loop.time() + timeouts.first_byte)
         try:
@@ -242,10 +242,7 @@ class Exchange:
             self._note()
 
     def _is_past_the_cap(self, stream: ChatStream) -> bool:
-        """Say whether a provider goes on after the output that was asked for.
-
-        None makes a delta of less than a token, so more deltas than tokens is more than what is held.
-        """
+        """Say whether a provider goes on after its cap: none makes a delta of less than a token."""
         cap = self._reservation.output_tokens if self._reservation else 0
         return not stream.is_done and stream.deltas > cap * self._plan.chat.choices
 

@@ -251,6 +251,12 @@ class Settings(BaseSettings):
             int(self.jwt_expires_in[:-1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[self.jwt_expires_in[-1]]
         )
 
+    @property
+    def longest_exchange(self) -> float:
+        """Return how long the most patient provider may take for one answer, in seconds."""
+        patience = (provider.timeouts.total for provider in self.enabled_providers().values())
+        return max(patience, default=Timeouts().total)
+
     def enabled_providers(self) -> dict[str, ProviderSettings]:
         """Return the providers to use: those that are on and have a key, or need none.
 

@@ -74,7 +74,7 @@ async def render_metrics(request: Request) -> HTTPResponse:
         given = request.headers.get("authorization", "").removeprefix("Bearer ")
         if not hmac.compare_digest(given.encode(errors="surrogateescape"), token.encode()):
             raise Unauthenticated("/metrics needs the token that METRICS_TOKEN names.")
-    elif not _is_private(request.ip):
+    elif not _is_private(request.ctx.client):
         raise PermissionDenied(
             "/metrics is open to private addresses only; set METRICS_TOKEN to open it to others."
         )
