@@ -202,17 +202,16 @@ class Exchange:
     async def _pump(self, response: UpstreamResponse, target: Target) -> Failure | None:
         """Pass a stream on, event by event, until it ends."""
         endpoint = self._services.relay.endpoints[target.entry.provider]
-        timeouts = endpoint.timeouts
         stream = self._stream = ChatStream(endpoint.provider, include_usage=self._plan.chat.include_usage)
-        deadline = self._began + timeouts.total
-        first = min(deadline, self._loop.time() + timeouts.first_byte)
+        deadline = self._began + endpoint.timeouts.total
+        first = min(deadline, self._loop.time() + endpoint.timeouts.first_byte)
         try:
             async with asyncio.timeout_at(first) as patience:
                 async for chunk in response.chunks():
                     await self._pass_on(stream, chunk)
                     if stream.failure is not None or stream.is_done or self._is_past_the_cap(stream):
                         break
-                    patience.reschedule(min(deadline, self._loop.time() + timeouts.idle))
+                    patience.reschedule(min(deadline, self._loop.time() + endpoint.timeouts.idle))
         except TimeoutError:
             if self._writing.locked():
                 self._client_is_gone = True
