@@ -171,8 +171,7 @@ async def _meter(
         rate = settings.usd_inr_rate
         heartbeat = Heartbeat(beats, clock=utc_now)
         return LeasedMeter(store, heartbeat, journals, reconciler.resolve, metrics, usd_inr_rate=rate)
-    longest = max(provider.timeouts.total for provider in settings.enabled_providers().values())
-    return DirectMeter(store, hold_seconds=2 * longest, usd_inr_rate=settings.usd_inr_rate)
+    return DirectMeter(store, hold_seconds=2 * settings.longest_exchange, usd_inr_rate=settings.usd_inr_rate)
 
 
 def _endpoints(settings: Settings, clock: Clock) -> dict[str, Endpoint]:
@@ -194,7 +193,6 @@ def _endpoints(settings: Settings, clock: Clock) -> dict[str, Endpoint]:
 
 
 def _sanic_config(settings: Settings) -> Config:
-    longest = max(provider.timeouts.total for provider in settings.enabled_providers().values())
     return Config(
         {
             "ACCESS_LOG": False,
@@ -202,7 +200,7 @@ def _sanic_config(settings: Settings) -> Config:
             "FALLBACK_ERROR_FORMAT": "json",
             "REQUEST_MAX_SIZE": settings.limits.chat_body_bytes,
             # The gateway has timeouts of its own for every phase; Sanic's would cut a patient stream.
-            "RESPONSE_TIMEOUT": longest + 60,
+            "RESPONSE_TIMEOUT": settings.longest_exchange + 60,
             "GRACEFUL_SHUTDOWN_TIMEOUT": 5.0,
             "OAS": False,
             "CORS": False,

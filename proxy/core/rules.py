@@ -143,6 +143,12 @@ def counter_name(kind: Kind, period: Period, now: datetime, key_id: str | None =
     return name if key_id is None else f"{name}_{key_id}"
 
 
+def has_ended(counter: str, moment: datetime) -> bool:
+    """Say whether a counter's window was over at a moment; one without an end never is."""
+    period = Period(counter[1])
+    return period is not Period.EVER and counter.split("_")[1] < _window(period, moment)
+
+
 def kind_of(counter: str) -> Kind:
     """Say what a counter counts, by its name."""
     return Kind(counter[0])

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from proxy.core.pricing import from_pico
-from proxy.core.rules import Kind, Period, counter_name
+from proxy.core.rules import Kind, Period, counter_name, kind_of
 from proxy.metering.contract import Standing
 
 
@@ -20,6 +20,12 @@ def used_and_held(account: Mapping[str, Any], counter: str) -> tuple[int, int]:
     """Return what is used and what is held of a counter."""
     found = account.get("c", {}).get(counter, {})
     return int(found.get("u", 0)), int(found.get("l", 0))
+
+
+def booked_of(entry: Mapping[str, Any]) -> dict[str, int]:
+    """Return what of a lost worker's entry counts as used: everything but the places of requests that are long over."""
+    leased = entry.get("s", {}).items()
+    return {counter: int(amount) for counter, amount in leased if kind_of(counter) is not Kind.CONCURRENCY}
 
 
 def standing_of(account: Mapping[str, Any], at: datetime) -> Standing:

@@ -26,6 +26,7 @@ from proxy.errors import GatewayError, RateLimited
 from proxy.metering.accounts import standing_of, taken, used_and_held
 from proxy.metering.contract import Progress, Reservation, Settlement, Standing, Want
 from proxy.metering.event import Event, correction, is_unknown, totals_of, usage_event
+from proxy.metering.janitor import Janitor
 from proxy.metering.memory import recall, remember, unknown
 from proxy.metering.rollups import INDEXES, ROLLUPS, single_updates
 
@@ -46,6 +47,7 @@ class DirectMeter:
         self._rollups = database[ROLLUPS]
         self._hold_seconds = hold_seconds
         self._usd_inr_rate = usd_inr_rate
+        self._janitor = Janitor(database)
         self._sweeper: asyncio.Task[None] | None = None
         self._background: set[asyncio.Task[None]] = set()
 
@@ -249,8 +251,11 @@ class DirectMeter:
     async def _sweep_for_ever(self) -> None:
         while True:
             await asyncio.sleep(SWEEP_SECONDS)
+            now = datetime.now(UTC)
             try:
-                await self.sweep(datetime.now(UTC))
+                await self.sweep(now)
+                if await self._janitor.take_turn(now):
+                    await self._janitor.drop_ended(now)
             except PyMongoError as exc:
                 log.warning("sweeping waits for the database", cause=str(exc)[:200])
 

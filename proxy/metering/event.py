@@ -10,11 +10,14 @@ from typing import Any
 from bson.decimal128 import Decimal128
 
 from proxy.core import pricing
-from proxy.core.rules import used_of
+from proxy.core.rules import Kind, kind_of, used_of
 from proxy.documents import Outcome
 from proxy.metering.contract import AttemptRecord, Reservation, Settlement
 
 Event = dict[str, Any]
+AT_THE_END = 2**62
+"""The place in a journal of what is counted when its entry goes, and not before."""
+
 
 
 def usage_event(reservation: Reservation, settlement: Settlement) -> Event:
@@ -29,6 +32,8 @@ def usage_event(reservation: Reservation, settlement: Settlement) -> Event:
         counts_as_request=settlement.counts_as_request,
         cost_pico=cost_pico,
     )
+    if settlement.outcome is Outcome.UNKNOWN and charge.estimated:
+        used = _at_worst(used, reservation.held)
     return {
         "_id": want.request_id,
         "kind": "usage",
@@ -67,6 +72,14 @@ def usage_event(reservation: Reservation, settlement: Settlement) -> Event:
         "totalMs": settlement.total_ms,
         "attempts": [_attempt(attempt) for attempt in settlement.attempts],
         "windows": used,
+    }
+
+
+def _at_worst(used: Mapping[str, int], held: Mapping[str, int]) -> dict[str, int]:
+    """Count the whole hold against budgets: nobody knows what the provider bills, and a budget is kept all the same."""
+    return {
+        counter: max(amount, held[counter]) if kind_of(counter) is Kind.COST else amount
+        for counter, amount in used.items()
     }
 
 
@@ -137,6 +150,8 @@ def lost_event(user_id: str, journal: str, leased: Mapping[str, int], usd_inr_ra
         "totalMs": 0,
         "attempts": [],
         "windows": {counter: amount for counter, amount in leased.items() if amount},
+        "journal": journal,
+        "offset": AT_THE_END,
     }
 
 

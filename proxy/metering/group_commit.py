@@ -12,15 +12,14 @@ import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 
 from pymongo import ReturnDocument, UpdateOne
-from pymongo.errors import BulkWriteError
 
 from proxy.database import Database
 from proxy.documents import ACCOUNTS, EVENTS
-from proxy.metering.event import Event, totals_of
+from proxy.metering import duplicates
+from proxy.metering.event import totals_of
 from proxy.metering.rollups import ROLLUPS, sums_of, updates
-from proxy.metering.slices import Closed, Slice, count_update, fence
+from proxy.metering.slices import MOST_EVENTS, Closed, Slice, count_update, fence
 
-_DUPLICATE = 11000
 _BATCH_ACCOUNTS = 500
 _LOOK_AROUND_SECONDS = 5.0
 _MOST_AT_REST = 10_000
@@ -36,7 +35,8 @@ class GroupCommit:
         self._rollups = database[ROLLUPS]
         self._journal = journal
         self._loop = asyncio.get_running_loop()
-        self._looked_around_at = 0.0
+        self._looked_around_at = self._loop.time()
+        self._writing = asyncio.Lock()
         self.slices: dict[str, Slice] = {}
         self.dirty: set[str] = set()
         self.is_lost = False
@@ -50,16 +50,17 @@ class GroupCommit:
         """Write down what has ended since the last time, and give back what is left over (or `everything`).
 
         Returns whether there is nothing more to write. Raises `PyMongoError` when the database is away; the same
-        is written again next time.
+        is written again next time. Who asks while another one writes waits, and then writes the rest.
         """
-        if self.is_lost:
-            return True  # what it has to say is in its journal, and whoever recovers that says it
-        chosen = await self._choose(everything=everything)
-        try:
-            await self._write(chosen)
-        finally:
-            for slice_ in chosen:
-                slice_.lock.release()
+        async with self._writing:
+            if self.is_lost:
+                return True  # what it has to say is in its journal, and whoever recovers that says it
+            chosen = await self._choose(everything=everything)
+            try:
+                await self._write(chosen)
+            finally:
+                for slice_ in chosen:
+                    slice_.lock.release()
         return not self.dirty
 
     async def look(self, slice_: Slice) -> None:
@@ -78,25 +79,29 @@ class GroupCommit:
         elif batch is not None and entry is not None and entry["thru"] >= batch.thru:
             slice_.counted()
         slice_.take_entry(entry)
-        if (entry is None and slice_.closed) or (entry is not None and entry.get("lost")):
+        if (entry is None and slice_.is_promised) or (entry is not None and entry.get("lost")):
             self.is_lost = True
 
     async def _choose(self, *, everything: bool) -> list[Slice]:
         """Take the slices that have something to say and of which no command is in flight, and lock them."""
         now = self._loop.time()
         chosen: list[Slice] = []
+        events = 0
         for user_id in self._candidates(now, everything=everything):
             slice_ = self.slices[user_id]
             if slice_.lock.locked():
+                self.dirty.add(user_id)
                 continue
-            if slice_.next_batch(now, everything=everything) is None:
+            batch = slice_.next_batch(now, everything=everything)
+            if batch is None:
                 self.dirty.discard(user_id)
-                if slice_.is_at_rest and len(self.slices) > _MOST_AT_REST:
-                    del self.slices[user_id]
                 continue
+            self.dirty.add(user_id)
             await slice_.lock.acquire()
             chosen.append(slice_)
-            if len(chosen) == _BATCH_ACCOUNTS:
+            events += len(batch.closed)
+            if len(chosen) == _BATCH_ACCOUNTS or events >= MOST_EVENTS:
+                self._looked_around_at -= _LOOK_AROUND_SECONDS  # whoever was not looked at is next time
                 break
         return chosen
 
@@ -105,6 +110,11 @@ class GroupCommit:
         if not everything and now - self._looked_around_at < _LOOK_AROUND_SECONDS:
             return list(self.dirty)
         self._looked_around_at = now
+        for user_id, slice_ in list(self.slices.items()):
+            slice_.forget(now)
+            if slice_.is_at_rest and len(self.slices) > _MOST_AT_REST and not slice_.lock.locked():
+                del self.slices[user_id]
+                self.dirty.discard(user_id)
         return list(self.slices)
 
     async def _write(self, chosen: Sequence[Slice]) -> None:
@@ -113,8 +123,10 @@ class GroupCommit:
         for slice_ in chosen:
             if slice_.is_unsure:
                 await self.look(slice_)
+        if self.is_lost:
+            return
         batches = [(slice_, slice_.batch) for slice_ in chosen if slice_.batch is not None]
-        await self._insert([closed.event for _, batch in batches for closed in batch.closed])
+        await duplicates.insert(self._events, [item.event for _, batch in batches for item in batch.closed])
         await self._roll_up([(batch.closed, batch.thru) for _, batch in batches])
         commands = []
         for slice_, batch in batches:
@@ -129,15 +141,6 @@ class GroupCommit:
             for slice_, _ in batches:
                 slice_.counted()
 
-    async def _insert(self, events: Sequence[Event]) -> None:
-        if not events:
-            return
-        try:
-            await self._events.insert_many(events, ordered=False)
-        except BulkWriteError as exc:
-            if any(error["code"] != _DUPLICATE for error in exc.details["writeErrors"]):
-                raise
-
     async def _roll_up(self, batches: Iterable[tuple[Sequence[Closed], int]]) -> None:
         commands = [
             command
@@ -145,13 +148,7 @@ class GroupCommit:
             if closed
             for command in updates(sums_of(item.event for item in closed), self._journal, thru)
         ]
-        if not commands:
-            return
-        try:
-            await self._rollups.bulk_write(commands, ordered=False)
-        except BulkWriteError as exc:
-            if any(error["code"] != _DUPLICATE for error in exc.details["writeErrors"]):
-                raise
+        await duplicates.write(self._rollups, commands)
 
 
 def _sum(parts: Iterable[Mapping[str, int]]) -> dict[str, int]:

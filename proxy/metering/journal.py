@@ -8,19 +8,23 @@ lets go of it when the process dies, and not before.
 
     <folder>/<name>/lock           held while the worker lives
     <folder>/<name>/00000000.seg   records: magic, CRC-32, BSON; zeros where nothing is written yet
+    <folder>/.<name>               a journal that is being made, or one that is being deleted: nobody's
 
 An offset counts bytes from the journal's first segment on, so it grows for ever and names one place.
 """
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import os
 import secrets
 import shutil
 import struct
+import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, Self
 
@@ -31,7 +35,10 @@ from bson.errors import InvalidBSON
 
 SEGMENT_BYTES = 8 * 2**20
 CLOSE_BYTES = 4096
-"""Room that is kept free for the end of each open request; no closing record is larger."""
+"""Room that is kept free for the end of each open request; a larger end may be written only where there is more."""
+
+LITTER_SECONDS = 3600.0
+"""After so long, what a process that died has left while it made or deleted a journal is thrown away."""
 
 _HEADER = struct.Struct("<4sI")
 _MAGIC = b"AIP1"
@@ -64,14 +71,19 @@ class Journal:
         self._segment = -1
         self._descriptor = -1
         self._position = segment_bytes
+        self._unsynced: list[int] = []
+        self._has_new_file = False
+        self._lock: BinaryIO | None = None
+        # It gets its name when it is locked: nobody must find it in between and think its worker dead.
+        nameless = folder / f".{self.name}"
         try:
-            # It gets its name when it is locked: nobody must find it in between and think its worker dead.
-            nameless = folder / f".{self.name}"
             nameless.mkdir(parents=True)
             self._lock = _lock(nameless, create=True)
             nameless.rename(self.path)
             self._next_segment()
         except OSError as exc:
+            shutil.rmtree(nameless, ignore_errors=True)
+            self.end_here(delete=True)
             raise JournalError(f"the journal in {folder} cannot be written: {exc.strerror}") from exc
 
     @property
@@ -102,22 +114,34 @@ class Journal:
             log.warning("a note was left out of the journal", request=request_id, cause=str(exc))
 
     def close(self, request_id: str, record: dict[str, Any]) -> int:
-        """Append the end of a request, into the room that was kept for it."""
+        """Append the end of a request, into the room that was kept for it.
+
+        Raises `JournalError` when it is larger than that and there is no other, or when the disk fails: then the
+        request stays open here.
+        """
         data = _encode({"k": "close", "id": request_id, **record})
         if len(data) > CLOSE_BYTES:
-            raise JournalError(f"the end of {request_id} is larger than the room kept for it")
-        if self._segment_bytes - self._position < len(data):
             self._make_room(len(data) + (len(self._open) - 1) * CLOSE_BYTES)
         offset = self._append(data)
         self._open.discard(request_id)
         return offset
 
-    def sync(self) -> None:
-        """Make what is written survive the machine; may be called from another thread."""
+    def close_unwritten(self, request_id: str) -> int:
+        """End a request whose end cannot be written; return an offset that is its own all the same."""
+        self._open.discard(request_id)
+        self._position += 1
+        return self.end
+
+    async def sync(self) -> None:
+        """Make what is written until now survive the machine; writing goes on meanwhile."""
+        # Descriptors of its own: a rotation meanwhile would close ours, and its number be given to another file.
+        descriptors = [*self._unsynced, os.dup(self._descriptor)]
+        folders = [self.path, self.path.parent] if self._has_new_file else []
+        self._unsynced, self._has_new_file = [], False
         try:
-            os.fdatasync(self._descriptor)
+            await asyncio.to_thread(_sync_and_close, descriptors, folders)
         except OSError as exc:
-            log.warning("the journal could not be synced", cause=exc.strerror)
+            log.error("the journal could not be synced", cause=exc.strerror)  # noqa: TRY400  one line says it
 
     def release(self, offset: int) -> None:
         """Delete the segments that nobody needs any more: all before `offset`."""
@@ -129,9 +153,12 @@ class Journal:
 
     def end_here(self, *, delete: bool) -> None:
         """Let go of the journal; `delete` it when everything in it has arrived elsewhere."""
-        os.close(self._descriptor)
+        for descriptor in (*self._unsynced, self._descriptor):
+            if descriptor >= 0:
+                os.close(descriptor)
+        self._unsynced, self._descriptor = [], -1
         if delete:
-            shutil.rmtree(self.path, ignore_errors=True)
+            _delete(self.path)
         if self._lock is not None:
             self._lock.close()
 
@@ -154,9 +181,9 @@ class Journal:
             path.unlink(missing_ok=True)
             raise
         if self._descriptor >= 0:
-            os.fdatasync(self._descriptor)
-            os.close(self._descriptor)
+            self._unsynced.append(self._descriptor)
         self._descriptor = descriptor
+        self._has_new_file = True
         self._segment += 1
         self._position = 0
 
@@ -188,9 +215,12 @@ class FoundJournal:
 
     def entries(self) -> Iterator[Entry]:
         """Iterate over its records; skip and report what cannot be read."""
-        for path in sorted(self.path.glob("*.seg")):
+        paths = sorted(self.path.glob("*.seg"))
+        # The last one may be short: its worker died, or the disk was full, while it was allocated.
+        segment_bytes = max((path.stat().st_size for path in paths), default=0)
+        for path in paths:
             data = path.read_bytes()
-            base = int(path.stem) * len(data)
+            base = int(path.stem) * segment_bytes
             position = 0
             while (start := data.find(_MAGIC, position)) >= 0:
                 if data[position:start].strip(b"\0"):
@@ -204,7 +234,7 @@ class FoundJournal:
     def end_here(self, *, delete: bool) -> None:
         """Let go of it; `delete` it when everything in it has arrived elsewhere."""
         if delete:
-            shutil.rmtree(self.path, ignore_errors=True)
+            _delete(self.path)
         self._lock.close()
 
 
@@ -213,6 +243,38 @@ def names(folder: Path) -> list[str]:
     if not folder.exists():
         return []
     return sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
+def throw_away_litter(folder: Path) -> None:
+    """Delete what is left of journals whose process died while it made or deleted them."""
+    for path in folder.glob(".*"):
+        with suppress(FileNotFoundError):
+            if time.time() - path.stat().st_mtime > LITTER_SECONDS:
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def _delete(path: Path) -> None:
+    """Delete a journal: first its name, so that nobody finds a part of it and takes that for the whole."""
+    nameless = path.with_name(f".{path.name}")
+    with suppress(OSError):
+        path.rename(nameless)
+    shutil.rmtree(nameless, ignore_errors=True)
+
+
+def _sync_and_close(descriptors: Sequence[int], folders: Sequence[Path]) -> None:
+    """Make files survive the machine, and then the names of new ones in their folders."""
+    try:
+        for descriptor in descriptors:
+            os.fdatasync(descriptor)
+    finally:
+        for descriptor in descriptors:
+            os.close(descriptor)
+    for folder in folders:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def _lock(path: Path, *, create: bool) -> BinaryIO | None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
 
@@ -25,7 +25,8 @@ from proxy.errors import Unavailable
 from proxy.metering.accounts import standing_of
 from proxy.metering.contract import Progress, Reservation, Settlement, Standing, Want
 from proxy.metering.heartbeat import BEAT_SECONDS, Heartbeat
-from proxy.metering.journal import Journal
+from proxy.metering.janitor import Janitor
+from proxy.metering.journal import Journal, JournalError, throw_away_litter
 from proxy.metering.recovery import Recovery, Resolve
 from proxy.metering.rollups import INDEXES, ROLLUPS
 from proxy.metering.worker import Worker
@@ -33,6 +34,7 @@ from proxy.metrics import Metrics
 
 COMMIT_SECONDS = 0.1
 RECOVER_SECONDS = 2.0
+TIDY_SECONDS = 60.0
 STOP_SECONDS = 5.0
 log = structlog.get_logger(__name__)
 
@@ -43,20 +45,21 @@ class LeasedMeter:
     def __init__(
         self,
         database: Database,
-        beats: Database,
+        heartbeat: Heartbeat,
         folder: Path,
         resolve: Resolve,
         metrics: Metrics,
         *,
         usd_inr_rate: Decimal,
     ) -> None:
-        """Keep the journal under `folder`; `beats` is the same database on a connection of its own."""
+        """Keep the journal under `folder`; `heartbeat` has the same database on a connection of its own."""
         self._database = database
         self._accounts = database[ACCOUNTS]
         self._folder = folder
         self._metrics = metrics
-        self._heartbeat = Heartbeat(beats)
-        self._recovery = Recovery(database, folder, resolve, usd_inr_rate=usd_inr_rate)
+        self._heartbeat = heartbeat
+        self._recovery = Recovery(database, heartbeat, folder, resolve, usd_inr_rate=usd_inr_rate)
+        self._janitor = Janitor(database)
         self._workers: dict[str, Worker] = {}
         self._of_request: dict[str, Worker] = {}
         self._current: Worker | None = None
@@ -64,7 +67,10 @@ class LeasedMeter:
         self._is_stopping = asyncio.Event()
 
     async def start(self) -> None:
-        """Finish what dead siblings have left, then begin; raise `JournalError` if nothing can be recorded."""
+        """Begin, and finish in the background what dead siblings have left.
+
+        Raises `JournalError` if nothing can be recorded, and `PyMongoError`.
+        """
         await self._accounts.create_index([("js", ASCENDING)], name="journals")
         await self._database[ROLLUPS].create_indexes(list(INDEXES))
         await self._enlist()
@@ -72,25 +78,29 @@ class LeasedMeter:
             "commit": self._commit_for_ever,
             "beat": self._beat_for_ever,
             "recover": self._recover_for_ever,
+            "tidy": self._tidy_for_ever,
         }
         self._tasks = [asyncio.create_task(loop(), name=f"meter-{name}") for name, loop in loops.items()]
+        for task in self._tasks:
+            task.add_done_callback(_report_end)
 
     async def stop(self) -> None:
         """Write down everything; what the database does not take is left to the next start."""
         self._is_stopping.set()
-        await asyncio.gather(*self._tasks)
-        for name, worker in list(self._workers.items()):
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for name, worker in self._workers.items():
+            await worker.stop_leasing()
             try:
-                async with asyncio.timeout(STOP_SECONDS):
-                    await worker.commit_all()
+                await worker.commit_all(STOP_SECONDS)
             except (PyMongoError, TimeoutError) as exc:
                 log.warning("the journal is left to the next start", journal=name, cause=str(exc)[:200])
             worker.journal.end_here(delete=False)
+        self._workers, self._current = {}, None
         try:
-            async with asyncio.timeout(STOP_SECONDS):
-                await self._recover(set())
-        except (PyMongoError, TimeoutError) as exc:
+            await self._recovery.take_over(set(), STOP_SECONDS)
+        except TimeoutError as exc:
             log.warning("a journal is left to the next start", cause=str(exc)[:200])
+        await self._recovery.stop()
 
     async def reserve(self, want: Want) -> Reservation:
         """Admit a request from this worker's slice of its account."""
@@ -122,8 +132,8 @@ class LeasedMeter:
     async def flush(self) -> None:
         """Write down now what the next commit would."""
         try:
-            for worker in self._workers.values():
-                await worker.commit()
+            for worker in list(self._workers.values()):
+                await worker.flush()
         except PyMongoError as exc:
             raise lost(exc) from exc
 
@@ -131,16 +141,21 @@ class LeasedMeter:
         """Read a user's account, after writing down what has ended here."""
         try:
             if self._current is not None and self._current.has_news_of(user_id):
-                await self._current.commit()
+                await self._current.flush()
             account = await self._accounts.find_one({"_id": user_id}, {"c": 1, "t": 1}) or {}
         except PyMongoError as exc:
             raise lost(exc) from exc
         return standing_of(account, at + self._heartbeat.skew)
 
     async def _enlist(self) -> None:
+        """Go on under a new name, with a new journal."""
         journal = Journal(self._folder)
-        await self._heartbeat.enlist(journal.name)
-        self._current = self._workers[journal.name] = Worker(self._database, journal)
+        try:
+            await self._heartbeat.enlist(journal.name)
+        except BaseException:
+            journal.end_here(delete=True)
+            raise
+        self._current = self._workers[journal.name] = Worker(self._database, journal, self._heartbeat)
 
     async def _commit_for_ever(self) -> None:
         while not self._is_stopping.is_set():
@@ -148,7 +163,7 @@ class LeasedMeter:
             for worker in list(self._workers.values()):
                 await self._try("committing", worker.commit)
                 if worker.has_unsynced:
-                    await asyncio.to_thread(worker.sync)
+                    await worker.sync()
             self._report()
 
     async def _beat_for_ever(self) -> None:
@@ -160,7 +175,7 @@ class LeasedMeter:
         worker = self._current
         if worker is None:
             return
-        is_alive = await self._heartbeat.beat(worker.journal.name, datetime.now(UTC))
+        is_alive = await self._heartbeat.beat(worker.journal.name)
         if worker.is_lost or not is_alive:
             log.error(
                 "this worker was declared lost; it goes on under a new name", journal=worker.journal.name
@@ -169,26 +184,41 @@ class LeasedMeter:
         for name, other in list(self._workers.items()):
             if other is not self._current and other.open_requests == 0:
                 # Nothing more comes to it: whoever finds the journal without a lock, we first, finishes it.
+                await other.stop_leasing()
                 other.journal.end_here(delete=False)
                 del self._workers[name]
 
     async def _recover_for_ever(self) -> None:
         while not self._is_stopping.is_set():
-            await self._try("recovery", lambda: self._recover(set(self._workers)))
+            await self._try("recovery", self._recover)
             await self._pause(RECOVER_SECONDS)
 
-    async def _recover(self, own: set[str]) -> None:
-        for name in await self._recovery.take_over(own):
-            await self._heartbeat.delist(name)
+    async def _recover(self) -> None:
+        self._recovery.begin(set(self._workers))
         for name in await self._heartbeat.find_lost():
             if name not in self._workers:
                 await self._recovery.book_lost(name)
+
+    async def _tidy_for_ever(self) -> None:
+        while not self._is_stopping.is_set():
+            await self._try("tidying up", self._tidy)
+            await self._pause(TIDY_SECONDS)
+
+    async def _tidy(self) -> None:
+        for name in await self._heartbeat.find_finished():
+            await self._recovery.retire(name)
+        now = self._heartbeat.now()
+        if await self._janitor.take_turn(now):
+            throw_away_litter(self._folder)
+            await self._janitor.drop_ended(now)
 
     async def _try(self, what: str, step: Callable[[], Awaitable[object]]) -> None:
         try:
             await step()
         except PyMongoError as exc:
             log.warning("waiting for the database", step=what, cause=str(exc)[:200])
+        except (JournalError, OSError) as exc:
+            log.error("the journal is in trouble", step=what, cause=str(exc))  # noqa: TRY400  one line says it
 
     async def _pause(self, seconds: float) -> None:
         try:
@@ -201,3 +231,8 @@ class LeasedMeter:
         workers = self._workers.values()
         self._metrics.journal_backlog.set(sum(worker.backlog for worker in workers))
         self._metrics.open_holds.set(sum(worker.open_requests for worker in workers))
+
+
+def _report_end(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (defect := task.exception()) is not None:
+        log.critical("a part of the meter has ended", part=task.get_name(), exc_info=defect)

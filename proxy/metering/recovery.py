@@ -10,35 +10,40 @@ journal's requests: where there is no entry, nothing is left to apply.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 from pymongo import UpdateOne
-from pymongo.errors import BulkWriteError, DuplicateKeyError
+from pymongo.errors import PyMongoError
 
 from plugins.contract import Usage
+from proxy import background
 from proxy.core.bill import Bill, counted
 from proxy.core.pricing import Charge, CostSource
 from proxy.database import Database
 from proxy.documents import ACCOUNTS, EVENTS
-from proxy.metering import journal
+from proxy.metering import duplicates, journal, rollups
+from proxy.metering.accounts import booked_of
 from proxy.metering.contract import Progress
 from proxy.metering.event import Event, lost_event, totals_of, undone, usage_event
+from proxy.metering.heartbeat import Heartbeat
 from proxy.metering.journal import FoundJournal
 from proxy.metering.memory import recall, unknown
-from proxy.metering.rollups import ROLLUPS, keys_of, sums_of, updates
+from proxy.metering.rollups import ROLLUPS, keys_of, sums_of
 from proxy.metering.slices import Closed
 
-_DUPLICATE = 11000
-_READ_BATCH = 500
+_BATCH = 500
+_JOURNALS_AT_ONCE = 4
+_QUESTIONS_AT_ONCE = 32
 
 Resolve = Callable[[str, str], Awaitable[Usage | None]]
 """Asks a provider by name what became of a generation; `None` when it cannot be told."""
 
+T = TypeVar("T")
 log = structlog.get_logger(__name__)
 
 
@@ -46,77 +51,139 @@ log = structlog.get_logger(__name__)
 class _Found:
     """What a journal says of its requests."""
 
+    name: str
     opened: dict[str, dict[str, Any]] = field(default_factory=dict)
     notes: dict[str, dict[str, Any]] = field(default_factory=dict)
     closed: list[Closed] = field(default_factory=list)
     end: int = 0
 
+    @property
+    def thru(self) -> int:
+        """Return an offset that is behind everything which the dead worker or its recovery counts."""
+        return self.end + len(self.opened)
+
 
 class Recovery:
     """Takes over the journals of a folder, and the slices of workers that are lost with theirs."""
 
-    def __init__(self, database: Database, folder: Path, resolve: Resolve, *, usd_inr_rate: Decimal) -> None:
-        """Write to this database."""
+    def __init__(
+        self,
+        database: Database,
+        heartbeat: Heartbeat,
+        folder: Path,
+        resolve: Resolve,
+        *,
+        usd_inr_rate: Decimal,
+    ) -> None:
+        """Write to this database, and tell `heartbeat` which workers are finished."""
         self._accounts = database[ACCOUNTS]
         self._events = database[EVENTS]
         self._rollups = database[ROLLUPS]
+        self._heartbeat = heartbeat
         self._folder = folder
         self._resolve = resolve
         self._usd_inr_rate = usd_inr_rate
+        self._running: dict[str, asyncio.Task[None]] = {}
+        self._questions = asyncio.Semaphore(_QUESTIONS_AT_ONCE)
 
-    async def take_over(self, own: Iterable[str]) -> list[str]:
-        """Finish every journal whose worker is dead; return their names."""
-        finished = []
+    def begin(self, own: Iterable[str]) -> None:
+        """Begin to finish every journal whose worker is dead, a few at once; one may wait long for its provider."""
         for name in journal.names(self._folder):
-            if name in own:
+            if len(self._running) >= _JOURNALS_AT_ONCE:
+                return
+            if name in own or name in self._running:
                 continue
             found = FoundJournal.take(self._folder / name)
             if found is not None:
-                await self.finish(found)
-                finished.append(name)
-        return finished
+                task = self._running[name] = asyncio.create_task(self._try_to_finish(found))
+                task.add_done_callback(_report)
+
+    async def take_over(self, own: Iterable[str], seconds: float) -> None:
+        """Begin, and wait until what was begun is finished; raise `TimeoutError` when that takes too long."""
+        self.begin(own)
+        if self._running:
+            _, pending = await asyncio.wait(list(self._running.values()), timeout=seconds)
+            if pending:
+                raise TimeoutError(f"{len(pending)} journals are not finished")
+
+    async def stop(self) -> None:
+        """Leave what is not finished to the next start."""
+        await background.end(list(self._running.values()))
 
     async def finish(self, found: FoundJournal) -> None:
         """Bring everything in a journal to where it belongs, and delete it."""
-        delete = False
+        is_finished = False
         try:
             contents = await asyncio.to_thread(_read, found)
             if contents.opened:
                 log.warning(
                     "closing the requests of a dead worker", journal=found.name, open=len(contents.opened)
                 )
-            closed = [*contents.closed, *await self._close_open(contents)]
-            closed = await self._stored([_with_place(item, found.name) for item in closed])
-            users = {item.event["userId"] for item in closed}
-            async for account in self._accounts.find({"js": found.name}, {"_id": 1}):
-                users.add(account["_id"])
-            for user_id in users:
-                own = [item for item in closed if item.event["userId"] == user_id]
-                await self._settle_account(str(user_id), found.name, own)
-            delete = True
+            for user_id, closed in (await self._by_user(contents)).items():
+                await self._settle_account(user_id, contents, closed)
+            await self._heartbeat.finish(found.name)
+            is_finished = True
         finally:
-            found.end_here(delete=delete)
+            found.end_here(delete=is_finished)
 
     async def book_lost(self, name: str) -> None:
         """Book as used what a lost worker has leased: nobody can tell what its open requests have cost."""
+        has_entries = False
         async for account in self._accounts.find({"js": name}, {f"j.{name}": 1}):
             entry = account["j"][name]
             if not entry.get("lost"):
                 await self._book(account["_id"], name, entry)
-        async for account in self._accounts.find({f"j.{name}.lost": True, "js": name}, {f"j.{name}": 1}):
-            booked = lost_event(str(account["_id"]), name, account["j"][name]["s"], self._usd_inr_rate)
-            await self._insert([booked])
+        async for account in self._accounts.find({"js": name}, {f"j.{name}": 1}):
+            has_entries = True
+            entry = account["j"][name]
+            if not entry.get("lost"):
+                return  # it was faster than we: next time
+            await self._insert_lost(str(account["_id"]), name, entry)
+        if has_entries:
+            await self._heartbeat.booked(name)
+        else:
+            await self._heartbeat.finish(name)
+
+    async def retire(self, name: str) -> None:
+        """Take away what is kept of a finished journal for commands that might have been under way."""
+        async for account in self._accounts.find({"js": name}, {f"j.{name}": 1}):
+            # A first lease that arrived when its worker was dead and finished: nobody has taken anything of it.
+            await self._take_entry(str(account["_id"]), name, account["j"][name], [])
+        await self._rollups.update_many(*rollups.retirement(name))
+        if await self._accounts.find_one({"js": name}, {"_id": 1}) is None:
+            await self._heartbeat.forget(name)
+
+    async def _try_to_finish(self, found: FoundJournal) -> None:
+        try:
+            await self.finish(found)
+        except PyMongoError as exc:
+            log.warning("recovery waits for the database", journal=found.name, cause=str(exc)[:200])
+        except OSError as exc:
+            log.error("a journal cannot be read", journal=found.name, cause=exc.strerror)  # noqa: TRY400
+        finally:
+            del self._running[found.name]
 
     async def _book(self, user_id: str, name: str, entry: Mapping[str, Any]) -> None:
-        leased = entry.get("s", {})
-        changes = {f"c.{counter}.u": amount for counter, amount in leased.items()}
-        changes |= {f"c.{counter}.l": -amount for counter, amount in leased.items()}
+        changes = {f"c.{counter}.l": -amount for counter, amount in entry.get("s", {}).items()}
+        changes |= {f"c.{counter}.u": amount for counter, amount in booked_of(entry).items()}
         guard = {"_id": user_id, f"j.{name}.v": entry["v"]}
-        update = {
-            "$inc": {**changes, f"j.{name}.v": 1},
-            "$set": {f"j.{name}.lost": True, f"j.{name}.s": dict(leased)},
-        }
+        update = {"$inc": {**changes, f"j.{name}.v": 1}, "$set": {f"j.{name}.lost": True}}
         await self._accounts.update_one(guard, update)
+
+    async def _insert_lost(self, user_id: str, name: str, entry: Mapping[str, Any]) -> Event:
+        booked = lost_event(user_id, name, booked_of(entry), self._usd_inr_rate)
+        await duplicates.insert(self._events, [booked])
+        return booked
+
+    async def _by_user(self, contents: _Found) -> dict[str, list[Closed]]:
+        """Insert what has ended, and return it by user, with everybody whom the journal still has an entry for."""
+        by_user: dict[str, list[Closed]] = {}
+        async for account in self._accounts.find({"js": contents.name}, {"_id": 1}):
+            by_user[str(account["_id"])] = []
+        closed = [*contents.closed, *await self._close_open(contents)]
+        for item in await self._stored([_with_place(item, contents.name) for item in closed], contents.name):
+            by_user.setdefault(item.event["userId"], []).append(item)
+        return by_user
 
     async def _close_open(self, contents: _Found) -> list[Closed]:
         """Make the events of the requests that were open when the worker died."""
@@ -134,24 +201,29 @@ class Recovery:
         progress = None if note is None else _progress(note)
         usage = None
         if progress is not None and progress.generation_id is not None:
-            usage = await self._resolve(progress.provider, progress.generation_id)
+            async with self._questions:
+                usage = await self._resolve(progress.provider, progress.generation_id)
         settlement = unknown(reservation, progress, self._usd_inr_rate)
         if usage is not None:
             settlement = replace(settlement, bill=_exact(usage))
         return usage_event(reservation, settlement)
 
-    async def _stored(self, closed: Sequence[Closed]) -> list[Closed]:
+    async def _stored(self, closed: Sequence[Closed], name: str) -> list[Closed]:
         """Insert the events; where one is there already, the stored one is what counts."""
         by_id = {str(item.event["_id"]): item for item in closed}
-        await self._insert([item.event for item in closed])
-        ids = list(by_id)
-        for start in range(0, len(ids), _READ_BATCH):
-            async for event in self._events.find({"_id": {"$in": ids[start : start + _READ_BATCH]}}):
-                by_id[event["_id"]] = Closed(by_id[event["_id"]].offset, event)
-        return list(by_id.values())
+        for part in _parts(closed):
+            await duplicates.insert(self._events, [item.event for item in part])
+        for ids in _parts(list(by_id)):
+            async for event in self._events.find({"_id": {"$in": ids}}):
+                # It says itself where it was counted from, should its end not be in the journal.
+                is_ours = event.get("journal") == name
+                offset = event["offset"] + 1 if is_ours else by_id[event["_id"]].offset
+                by_id[event["_id"]] = Closed(offset, event)
+        return sorted(by_id.values(), key=lambda item: item.offset)
 
-    async def _settle_account(self, user_id: str, name: str, closed: Sequence[Closed]) -> None:
+    async def _settle_account(self, user_id: str, contents: _Found, closed: Sequence[Closed]) -> None:
         """Take the journal's entry out of an account, counting what it has not counted yet."""
+        name = contents.name
         while True:
             account = await self._accounts.find_one(
                 {"_id": user_id, f"j.{name}": {"$exists": True}}, {f"j.{name}": 1}
@@ -159,12 +231,12 @@ class Recovery:
             if account is None:
                 return
             entry = account["j"][name]
-            await self._roll_up(name, closed)
+            await self._roll_up(contents, closed)
             missing = [item.event for item in closed if item.offset > entry["thru"]]
             if entry.get("lost"):
                 # What was booked for a lost worker is taken back: now it is known what was used.
-                missing.append(undone(lost_event(user_id, name, entry["s"], self._usd_inr_rate)))
-                await self._insert([missing[-1]])
+                missing.append(undone(await self._insert_lost(user_id, name, entry)))
+                await duplicates.insert(self._events, [missing[-1]])
             if await self._take_entry(user_id, name, entry, missing):
                 return
 
@@ -185,35 +257,40 @@ class Recovery:
         guard = {"_id": user_id, f"j.{name}.v": entry["v"]}
         return (await self._accounts.update_one(guard, update)).modified_count == 1
 
-    async def _roll_up(self, name: str, closed: Sequence[Closed]) -> None:
+    async def _roll_up(self, contents: _Found, closed: Sequence[Closed]) -> None:
         """Add to each roll-up what it has not seen of this journal."""
-        keys = {key for item in closed for key in keys_of(item.event)}
-        seen = dict.fromkeys(keys, -1)
-        async for rollup in self._rollups.find({"_id": {"$in": list(keys)}}, {f"thru.{name}": 1}):
-            seen[rollup["_id"]] = rollup.get("thru", {}).get(name, -1)
-        commands: list[UpdateOne] = []
-        for key in keys:
-            new = [item for item in closed if key in keys_of(item.event) and item.offset > seen[key]]
-            if new:
-                sums = {key: sums_of(item.event for item in new)[key]}
-                commands += updates(sums, name, max(item.offset for item in new))
-        if commands:
-            await self._rollups.bulk_write(commands, ordered=False)
+        by_key: dict[str, list[Closed]] = {}
+        for item in closed:
+            for key in keys_of(item.event):
+                by_key.setdefault(key, []).append(item)
+        for keys in _parts(list(by_key)):
+            while commands := await self._additions(contents, {key: by_key[key] for key in keys}):
+                # One that fails was overtaken by a command of the dead worker, which has changed what is missing.
+                await duplicates.write(self._rollups, commands)
 
-    async def _insert(self, events: Sequence[Event]) -> None:
-        if not events:
-            return
-        try:
-            await self._events.insert_many(events, ordered=False)
-        except BulkWriteError as exc:
-            if any(error["code"] != _DUPLICATE for error in exc.details["writeErrors"]):
-                raise
-        except DuplicateKeyError:
-            return
+    async def _additions(self, contents: _Found, by_key: Mapping[str, Sequence[Closed]]) -> list[UpdateOne]:
+        name = contents.name
+        seen: dict[str, int] = {}
+        async for rollup in self._rollups.find({"_id": {"$in": list(by_key)}}, {f"thru.{name}": 1}):
+            if name in rollup.get("thru", {}):
+                seen[rollup["_id"]] = rollup["thru"][name]
+        commands = []
+        for key, closed in by_key.items():
+            new = [item.event for item in closed if item.offset > seen.get(key, -1)]
+            if new:
+                sums = sums_of(new)[key]
+                commands.append(rollups.update_from(key, sums, name, seen.get(key), contents.thru))
+        return commands
+
+
+def _parts(items: Sequence[T]) -> Iterator[list[T]]:
+    """Cut a long row into pieces that one command can hold."""
+    for start in range(0, len(items), _BATCH):
+        yield list(items[start : start + _BATCH])
 
 
 def _read(found: FoundJournal) -> _Found:
-    contents = _Found()
+    contents = _Found(found.name)
     for offset, record in found.entries():
         request_id = record["id"]
         contents.end = max(contents.end, offset)
@@ -249,3 +326,8 @@ def _with_place(item: Closed, name: str) -> Closed:
     item.event.setdefault("journal", name)
     item.event.setdefault("offset", item.offset - 1)
     return item
+
+
+def _report(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (defect := task.exception()) is not None:
+        log.error("recovery has failed", exc_info=defect)

@@ -19,6 +19,7 @@ _IDS_KEPT = 256
 INDEXES = (
     IndexModel([("userId", ASCENDING), ("day", ASCENDING)], name="user"),
     IndexModel([("day", ASCENDING)], name="day"),
+    IndexModel([("js", ASCENDING)], name="journals", sparse=True),
 )
 
 Sums = dict[str, dict[str, Any]]
@@ -52,11 +53,24 @@ def updates(sums: Sums, journal: str, thru: int) -> list[UpdateOne]:
     return [
         UpdateOne(
             {"_id": key, f"thru.{journal}": {"$not": {"$gte": thru}}},
-            {"$inc": place["amounts"], "$set": {f"thru.{journal}": thru}, "$setOnInsert": place["names"]},
+            _addition(place, journal, thru),
             upsert=True,
         )
         for key, place in sums.items()
     ]
+
+
+def update_from(key: str, place: Mapping[str, Any], journal: str, seen: int | None, thru: int) -> UpdateOne:
+    """Return the update for whoever has read what a roll-up has `seen` of a journal; it fails if that is no longer so."""
+    guard = {"$exists": False} if seen is None else seen
+    return UpdateOne(
+        {"_id": key, f"thru.{journal}": guard}, _addition(place, journal, thru), upsert=seen is None
+    )
+
+
+def retirement(journal: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the filter and the update that make the roll-ups that go on for ever forget a journal."""
+    return {"js": journal}, {"$unset": {f"thru.{journal}": ""}, "$pull": {"js": journal}}
 
 
 def single_updates(event: Mapping[str, Any]) -> list[UpdateOne]:
@@ -76,6 +90,18 @@ def single_updates(event: Mapping[str, Any]) -> list[UpdateOne]:
         )
         for key, names in _places(event)
     ]
+
+
+def _addition(place: Mapping[str, Any], journal: str, thru: int) -> dict[str, Any]:
+    update: dict[str, Any] = {
+        "$inc": place["amounts"],
+        "$set": {f"thru.{journal}": thru},
+        "$setOnInsert": place["names"],
+    }
+    if "day" not in place["names"]:
+        # A day is over soon; this one would collect every journal that there ever was.
+        update["$addToSet"] = {"js": journal}
+    return update
 
 
 def session_key(session_id: str) -> str:

@@ -23,6 +23,8 @@ _SHARE = 16
 """A lease takes at most this part of what is left, unless the waiting requests need more."""
 
 IDLE_SECONDS = 60.0
+MOST_EVENTS = 1000
+"""More than this many ended requests are not told to the database at once, so that a command stays short."""
 
 
 class Closed(NamedTuple):
@@ -45,12 +47,29 @@ class Waiter:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What the next command counts in the account: the same at every try, until it is known to have arrived."""
+    """What the next command counts in the account: the same at every try, until it is known to have arrived.
+
+    `taken` is what that takes off the lease: what was used, as far as it was leased, and what is `returned`.
+    """
 
     closed: tuple[Closed, ...]
     thru: int
     used: Mapping[str, int]
     returned: Mapping[str, int]
+    taken: Mapping[str, int]
+
+
+@dataclass(slots=True)
+class Known:
+    """What is remembered of one counter: the document's word at the last lease, and how it is used here."""
+
+    limit: int | None = None
+    used: int = 0
+    remaining: int = 0
+    appetite: int = FIRST_APPETITE
+    leased_at: float = -1.0
+    last_use: float = 0.0
+    is_near: bool = False
 
 
 @dataclass(slots=True)
@@ -63,42 +82,59 @@ class Slice:
     leased: dict[str, int] = field(default_factory=dict)
     held: dict[str, int] = field(default_factory=dict)
     spent: dict[str, int] = field(default_factory=dict)
-    used: dict[str, int] = field(default_factory=dict)
-    remaining: dict[str, int] = field(default_factory=dict)
+    known: dict[str, Known] = field(default_factory=dict)
     closed: list[Closed] = field(default_factory=list)
     batch: Batch | None = None
     waiting: deque[Waiter] = field(default_factory=deque)
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     is_unsure: bool = False
-    last_use: float = 0.0
-    _appetite: dict[str, int] = field(default_factory=dict)
-    _leased_at: dict[str, float] = field(default_factory=dict)
-    _near: set[str] = field(default_factory=set)
 
     def available(self, counter: str) -> int:
-        """Return what a request may still take here of a counter."""
+        """Return what of the lease nobody holds, has spent, or is giving back."""
         returning = self.batch.returned.get(counter, 0) if self.batch else 0
         return (
             self.leased.get(counter, 0) - self.held.get(counter, 0) - self.spent.get(counter, 0) - returning
         )
 
+    def usable(self, rule: Rule) -> int:
+        """Return what a request may still take here of a limit.
+
+        That is less than what is available where the limit is already exceeded, and nothing where it has been
+        lowered since the last lease: the document has to be asked first how much of it is left.
+        """
+        known = self.known.get(rule.counter)
+        if known is None or known.limit is None:
+            return self.available(rule.counter)
+        if rule.limit < known.limit:
+            return -1
+        return self.available(rule.counter) + min(0, known.remaining)
+
     def affordable(self, rules: Iterable[Rule], wish: int) -> int:
         """Return the output cap, at most `wish`, that this share pays for; negative when it pays for nothing."""
-        available = {rule.counter: self.available(rule.counter) for rule in rules}
-        return affordable_output(rules, available, wish)
+        return affordable_output(rules, {rule.counter: self.usable(rule) for rule in rules}, wish)
+
+    def used_of(self, rule: Rule) -> int:
+        """Return what is known to be used of a limit, here and by all others."""
+        return self._known_of(rule.counter).used + self.spent.get(rule.counter, 0)
+
+    def remaining_of(self, rule: Rule) -> int:
+        """Return what nobody had leased or used of a limit when the document was last asked."""
+        return self._known_of(rule.counter).remaining
 
     def hold(self, amounts: Mapping[str, int], now: float) -> None:
         """Take a request's amounts."""
         _add(self.held, amounts)
-        self.last_use = now
+        for counter in amounts:
+            self._known_of(counter).last_use = now
 
     def release(self, amounts: Mapping[str, int], closed: Closed | None, now: float) -> None:
         """End a request: its hold goes, what its event uses is spent."""
         _add(self.held, amounts, sign=-1)
+        for counter in amounts:
+            self._known_of(counter).last_use = now
         if closed is not None:
             _add(self.spent, closed.event["windows"])
             self.closed.append(closed)
-        self.last_use = now
 
     def take_entry(self, entry: Mapping[str, Any] | None) -> None:
         """Take over what the document says of this share."""
@@ -109,49 +145,57 @@ class Slice:
         self.version, self.thru = entry["v"], entry["thru"]
         self.leased = {name: int(amount) for name, amount in entry.get("s", {}).items()}
 
-    def take_counters(self, counters: Mapping[str, Mapping[str, int]], rules: Iterable[Rule]) -> None:
+    def take_counters(
+        self, counters: Mapping[str, Mapping[str, int]], rules: Iterable[Rule], now: float
+    ) -> None:
         """Take over what the document says of the counters."""
         for rule in rules:
-            found = counters.get(rule.counter, {})
-            self.used[rule.counter] = int(found.get("u", 0))
-            self.remaining[rule.counter] = rule.limit - self.used[rule.counter] - int(found.get("l", 0))
+            found, known = counters.get(rule.counter, {}), self._known_of(rule.counter)
+            known.limit = rule.limit
+            known.used = int(found.get("u", 0))
+            known.remaining = rule.limit - known.used - int(found.get("l", 0))
+            known.last_use = now
 
     def appetite(self, rule: Rule, typical: int, now: float) -> int:
         """Return how much to lease ahead of need; it doubles while slices are used up within half a second."""
-        name = rule.counter
-        holds = self._appetite.get(name, FIRST_APPETITE)
-        if now - self._leased_at.get(name, -1.0) < _QUICK_SECONDS:
-            holds = min(holds * 2, _MOST_APPETITE)
+        known = self._known_of(rule.counter)
+        if now - known.leased_at < _QUICK_SECONDS:
+            known.appetite = min(known.appetite * 2, _MOST_APPETITE)
         else:
-            holds = max(FIRST_APPETITE, holds // 2)
-        self._appetite[name] = holds
-        self._leased_at[name] = now
-        return holds * typical
+            known.appetite = max(FIRST_APPETITE, known.appetite // 2)
+        known.leased_at = now
+        return known.appetite * typical
 
-    def note_nearness(self, rule: Rule, ahead: int) -> None:
+    def note_nearness(self, rule: Rule, typical: int) -> None:
         """Remember whether a limit is so near that what is left over goes back at once."""
-        if self.remaining.get(rule.counter, 0) // _SHARE < ahead:
-            self._near.add(rule.counter)
-        else:
-            self._near.discard(rule.counter)
+        known = self._known_of(rule.counter)
+        known.is_near = known.remaining // _SHARE < known.appetite * typical
 
     def next_batch(self, now: float, *, everything: bool = False) -> Batch | None:
         """Return what there is to count or to give back; the last batch again if it has not arrived."""
         if self.batch is not None:
             return self.batch
-        is_idle = everything or (now - self.last_use > IDLE_SECONDS and not self.held_anything)
-        returned = {}
-        for counter in self.leased:
-            left = self.available(counter)
-            if left > 0 and (is_idle or counter in self._near) and not self.waiting:
-                returned[counter] = left
-        if not self.closed and not returned:
+        returned = {
+            counter: left
+            for counter in self.leased
+            if (left := self.available(counter)) > 0 and (everything or self._is_left_over(counter, now))
+        }
+        closed = tuple(self.closed[:MOST_EVENTS])
+        if not closed and not returned:
             return None
         used: dict[str, int] = {}
-        for closed in self.closed:
-            _add(used, closed.event["windows"])
-        thru = max((closed.offset for closed in self.closed), default=self.thru)
-        self.batch = Batch(tuple(self.closed), thru, used, returned)
+        for item in closed:
+            _add(used, item.event["windows"])
+        taken = {}
+        for counter in {*used, *returned}:
+            # What open requests hold stays leased, however much a provider has charged another one above its hold.
+            later = self.spent.get(counter, 0) - used.get(counter, 0)
+            free = self.leased.get(counter, 0) - self.held.get(counter, 0) - later
+            amount = min(used.get(counter, 0) + returned.get(counter, 0), free)
+            if amount > 0:
+                taken[counter] = amount
+        thru = max((item.offset for item in closed), default=self.thru)
+        self.batch = Batch(closed, thru, used, returned, taken)
         return self.batch
 
     def counted(self) -> None:
@@ -162,38 +206,58 @@ class Slice:
         self.is_unsure = False
         if self.version is not None:
             self.version += 1
-        for name, amount in self.taken_by(batch).items():
-            self.leased[name] -= amount
-            if self.leased[name] == 0:
-                del self.leased[name]
+        for name in {*batch.used, *batch.taken}:
+            taken, used = batch.taken.get(name, 0), batch.used.get(name, 0)
+            _add(self.leased, {name: -taken})
+            known = self._known_of(name)
+            known.used += used
+            known.remaining += taken - used
         _add(self.spent, batch.used, sign=-1)
         self.closed = self.closed[len(batch.closed) :]
         self.thru = batch.thru
         self.batch = None
 
-    def taken_by(self, batch: Batch) -> dict[str, int]:
-        """Return what a batch takes off the lease: what was used and what goes back, but never below nothing."""
-        names = {*batch.used, *batch.returned}
-        amounts = {name: batch.used.get(name, 0) + batch.returned.get(name, 0) for name in names}
-        return {
-            name: min(amount, self.leased[name]) for name, amount in amounts.items() if self.leased.get(name)
-        }
+    def forget(self, now: float) -> None:
+        """Forget the counters of windows that have ended, or that nobody uses here any more."""
+        for counter, known in list(self.known.items()):
+            is_in_use = counter in self.leased or counter in self.held or counter in self.spent
+            if not is_in_use and now - known.last_use > IDLE_SECONDS:
+                del self.known[counter]
 
     @property
-    def held_anything(self) -> bool:
-        """Say whether a request is open here."""
-        return any(self.held.values())
+    def is_promised(self) -> bool:
+        """Say whether something depends on the document's entry: without it, this worker was given up."""
+        return bool(self.held or self.closed)
 
     @property
     def is_at_rest(self) -> bool:
         """Say whether the share can be forgotten: nothing open, nothing to count, nothing leased."""
-        return not (self.held_anything or self.closed or self.waiting or self.leased or self.batch)
+        return not (self.held or self.closed or self.waiting or self.leased or self.batch)
+
+    def _is_left_over(self, counter: str, now: float) -> bool:
+        """Say whether an amount that is available should rather be available to others."""
+        known = self._known_of(counter)
+        if now - known.last_use > IDLE_SECONDS:
+            return True
+        # Whoever was told once that there is not enough may need just this amount, which is of no use to him here.
+        return known.is_near and all(waiter.tries for waiter in self.waiting)
+
+    def _known_of(self, counter: str) -> Known:
+        known = self.known.get(counter)
+        if known is None:
+            known = self.known[counter] = Known()
+        return known
 
 
 def lease_filter(slice_: Slice, journal: str) -> dict[str, Any]:
-    """Return the guard of a lease: the entry is as this share knows it."""
-    guard = {"$exists": False} if slice_.version is None else slice_.version
-    return {"_id": slice_.user_id, f"j.{journal}" + (".v" if slice_.version is not None else ""): guard}
+    """Return the guard of a lease: the entry is as this share knows it, and its worker is not given up."""
+    if slice_.version is None:
+        return {"_id": slice_.user_id, f"j.{journal}": {"$exists": False}}
+    return {
+        "_id": slice_.user_id,
+        f"j.{journal}.v": slice_.version,
+        f"j.{journal}.lost": {"$exists": False},
+    }
 
 
 def lease_pipeline(
@@ -208,22 +272,30 @@ def lease_pipeline(
     for rule, first, every, ahead in asks:
         name = rule.counter
         left[name] = {"$subtract": [rule.limit, _taken(name)]}
-        checks.append({"$gte": [f"$_left.{name}", first]})
+        if first > 0:  # a limit of which the first one needs no more must not keep him from the others
+            checks.append({"$gte": [f"$_left.{name}", first]})
         share = {"$floor": {"$divide": [f"$_left.{name}", _SHARE]}}
         most = {"$max": [every, {"$min": [ahead, share]}]}
         amount = {"$max": [0, {"$min": [f"$_left.{name}", most]}]}
         grants[name] = {"$toLong": {"$cond": ["$_ok", amount, 0]}}
     counters = {
         f"c.{name}": {
-            "u": {"$ifNull": [f"$c.{name}.u", 0]},
-            "l": {"$add": [{"$ifNull": [f"$c.{name}.l", 0]}, f"$_grant.{name}"]},
+            "$cond": [
+                {"$gt": [{"$add": [_taken(name), f"$_grant.{name}"]}, 0]},
+                {
+                    "u": {"$ifNull": [f"$c.{name}.u", 0]},
+                    "l": {"$add": [{"$ifNull": [f"$c.{name}.l", 0]}, f"$_grant.{name}"]},
+                },
+                # What is only asked for leaves no trace, or a key at its limit would fill its account.
+                {"$ifNull": [f"$c.{name}", "$$REMOVE"]},
+            ]
         }
         for name in grants
     }
-    slices = {
-        f"j.{journal}.s.{name}": {"$add": [{"$ifNull": [f"$j.{journal}.s.{name}", 0]}, f"$_grant.{name}"]}
-        for name in grants
-    }
+    slices = {}
+    for name in grants:
+        sum_ = {"$add": [{"$ifNull": [f"$j.{journal}.s.{name}", 0]}, f"$_grant.{name}"]}
+        slices[f"j.{journal}.s.{name}"] = {"$cond": [{"$gt": [sum_, 0]}, sum_, "$$REMOVE"]}
     entry = {
         f"j.{journal}.v": {"$add": [{"$ifNull": [f"$j.{journal}.v", 0]}, 1]},
         f"j.{journal}.thru": {"$ifNull": [f"$j.{journal}.thru", start]},
@@ -249,7 +321,7 @@ def count_update(
     """Return the guard and the update that count a share's batch."""
     changes: dict[str, int] = {f"c.{name}.u": amount for name, amount in batch.used.items() if amount}
     empty: dict[str, str] = {}
-    for name, amount in slice_.taken_by(batch).items():
+    for name, amount in batch.taken.items():
         changes[f"c.{name}.l"] = -amount
         if amount == slice_.leased[name]:
             empty[f"j.{journal}.s.{name}"] = ""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import Sequence
+from typing import Any
 
 import structlog
 from pymongo import ReturnDocument
@@ -17,10 +18,11 @@ from pymongo.errors import DuplicateKeyError, PyMongoError
 from proxy.core.rules import Rule, held_elsewhere, refusal, rules_of
 from proxy.database import Database, lost
 from proxy.documents import ACCOUNTS
-from proxy.errors import GatewayError, Unavailable
+from proxy.errors import GatewayError, InternalError, Unavailable
 from proxy.metering.contract import Progress, Reservation, Settlement, Want
 from proxy.metering.event import Event, usage_event
 from proxy.metering.group_commit import GroupCommit
+from proxy.metering.heartbeat import Heartbeat
 from proxy.metering.journal import Journal, JournalError
 from proxy.metering.memory import remember
 from proxy.metering.slices import Closed, Slice, Waiter, lease_filter, lease_pipeline
@@ -32,18 +34,18 @@ ANSWER_SECONDS = 1.8
 """How long a request waits for the database in all, before it is told to come again."""
 
 _RETRY_SECONDS = 0.04
-_DUPLICATE = 11000
-_BATCH_ACCOUNTS = 500
-_LOOK_AROUND_SECONDS = 5.0
-_MOST_AT_REST = 10_000
+_LEASES_AT_ONCE = 16
+"""More commands at once would wait for each other in the driver, where waiting counts as the database's silence."""
+
 log = structlog.get_logger(__name__)
 
 
 class Worker:
     """A journal, and everything that is being counted under its name."""
 
-    def __init__(self, database: Database, journal: Journal) -> None:
-        """Count under the journal's name."""
+    def __init__(self, database: Database, journal: Journal, heartbeat: Heartbeat) -> None:
+        """Count under the journal's name, and promise nothing once `heartbeat` says that others may have given up."""
+        self._heartbeat = heartbeat
         self._accounts = database[ACCOUNTS]
         self._group = GroupCommit(database, journal.name)
         self.journal = journal
@@ -51,6 +53,7 @@ class Worker:
         self._open: dict[str, tuple[int, Slice]] = {}
         self._loop = asyncio.get_running_loop()
         self._synced = journal.end
+        self._lease_places = asyncio.Semaphore(_LEASES_AT_ONCE)
 
     @property
     def backlog(self) -> int:
@@ -67,10 +70,10 @@ class Worker:
         """Say whether the journal has grown since the last `sync`."""
         return self.journal.end != self._synced
 
-    def sync(self) -> None:
-        """Make the journal survive the machine; may be called from another thread."""
+    async def sync(self) -> None:
+        """Make the journal survive the machine."""
         end = self.journal.end
-        self.journal.sync()
+        await self.journal.sync()
         self._synced = end
 
     def has_news_of(self, user_id: str) -> bool:
@@ -84,6 +87,8 @@ class Worker:
 
     async def reserve(self, want: Want) -> Reservation:
         """Admit a request from what is leased, else lease more; raise what refuses it."""
+        if self.is_lost:
+            raise _given_up()
         rules = rules_of(want.limits, want.key_id, want.key_limits, want.demand, want.at)
         slice_ = self._group.slices.get(want.user_id)
         if slice_ is None:
@@ -148,21 +153,38 @@ class Worker:
             self.journal.release(self._needed_from())
         return is_done
 
-    async def commit_all(self) -> None:
-        """Write down everything and give everything back."""
-        is_done = False
-        while not is_done:
-            is_done = await self.commit(everything=True)
+    async def flush(self) -> None:
+        """Write down everything that has ended until now; raise `PyMongoError`."""
+        end = self.journal.end
+        while not self.is_lost and self._uncounted_from() <= end:
+            _ = await self.commit()
+            await asyncio.sleep(0)
+
+    async def commit_all(self, seconds: float) -> None:
+        """Write down everything and give everything back; raise `TimeoutError` when that takes too long."""
+        deadline = self._loop.time() + seconds
+        while not await self.commit(everything=True):
+            if self._loop.time() > deadline:
+                raise TimeoutError(f"{len(self._group.dirty)} accounts still have news")
+            await asyncio.sleep(_RETRY_SECONDS)  # for whoever leases just now, and holds an account
 
     def _needed_from(self) -> int:
         """Return the offset from which on the journal is still needed, should this process die."""
         starts = [start for start, _ in itertools.islice(self._open.values(), 1)]
-        starts += [
-            closed[0].event["offset"] for slice_ in self._group.slices.values() if (closed := slice_.closed)
-        ]
-        return min(starts, default=self.journal.end)
+        return min([*starts, self._uncounted_from(), self.journal.end])
+
+    def _uncounted_from(self) -> int:
+        """Return where the first event begins that the database does not know; behind the end if it knows all."""
+        slices = (
+            self._group.slices[user_id] for user_id in self._group.dirty
+        )  # where anything is left, there is news
+        return min(
+            (closed[0].event["offset"] for slice_ in slices if (closed := slice_.closed)), default=2**62
+        )
 
     def _admit(self, slice_: Slice, want: Want, rules: tuple[Rule, ...], output: int) -> Reservation:
+        if not self._heartbeat.may_admit:
+            raise _given_up()
         held = {rule.counter: rule.need(output) for rule in rules}
         start = self.journal.end
         try:
@@ -173,8 +195,7 @@ class Worker:
         slice_.hold(held, self._loop.time())
         self._open[want.request_id] = (start, slice_)
         remaining = {
-            rule.counter: max(0, slice_.remaining.get(rule.counter, 0)) + slice_.available(rule.counter)
-            for rule in rules
+            rule.counter: max(0, slice_.remaining_of(rule)) + slice_.available(rule.counter) for rule in rules
         }
         return Reservation(want, rules, held, output // want.choices, remaining)
 
@@ -183,8 +204,15 @@ class Worker:
         try:
             return self.journal.close(request_id, {"event": event})
         except JournalError as exc:
-            log.error("the end of a request is not in the journal", request=request_id, cause=str(exc))  # noqa: TRY400
-            return self.journal.end
+            cause = str(exc)
+        if event is not None and event["attempts"]:
+            # The part that grows without bound: whoever has to finish this journal can do without.
+            try:
+                return self.journal.close(request_id, {"event": {**event, "attempts": []}})
+            except JournalError as exc:
+                cause = str(exc)
+        log.error("the end of a request is not in the journal", request=request_id, cause=cause)
+        return self.journal.close_unwritten(request_id)
 
     def _abandon(self, waiter: Waiter) -> None:
         """Give back what was admitted for a request just when it stopped waiting."""
@@ -200,17 +228,22 @@ class Worker:
     def _lease(self, slice_: Slice) -> None:
         """See to it that somebody serves those who wait."""
         if slice_.user_id not in self._leasing:
-            self._leasing[slice_.user_id] = self._loop.create_task(self._serve_waiting(slice_))
+            task = self._leasing[slice_.user_id] = self._loop.create_task(self._serve_waiting(slice_))
+            task.add_done_callback(_report)
 
     async def _serve_waiting(self, slice_: Slice) -> None:
         """Lease for all who wait at once, until nobody does."""
         try:
             while slice_.waiting:
-                async with slice_.lock:
+                async with self._lease_places, slice_.lock:
                     await self._serve_once(slice_)
                 if slice_.waiting:
                     self._group.dirty.add(slice_.user_id)
                     await asyncio.sleep(_RETRY_SECONDS)
+        except BaseException:
+            # A defect of ours must not leave anybody waiting.
+            _refuse_all(slice_, InternalError("The gateway failed to admit this request."))
+            raise
         finally:
             # Here and not in a callback: whoever comes next must not take this task for one that still serves.
             del self._leasing[slice_.user_id]
@@ -219,54 +252,68 @@ class Worker:
         try:
             if slice_.is_unsure:
                 await self._group.look(slice_)
-            self._admit_waiting(slice_, has_leased=False)
-            if slice_.waiting:
-                await self._ask(slice_)
+            if not self.is_lost:
+                self._admit_waiting(slice_, has_leased=False)
+            if slice_.waiting and not self.is_lost and await self._ask(slice_):
                 self._admit_waiting(slice_, has_leased=True)
         except PyMongoError as exc:
             slice_.is_unsure = True
             _refuse_all(slice_, lost(exc))
+        if self.is_lost:
+            _refuse_all(slice_, _given_up())
 
-    async def _ask(self, slice_: Slice) -> None:
-        """Send one lease command for everybody who waits."""
-        asks, now = [], self._loop.time()
+    async def stop_leasing(self) -> None:
+        """Refuse whoever still waits, and wait until no lease is under way."""
+        for slice_ in self._group.slices.values():
+            _refuse_all(slice_, Unavailable("This gateway is shutting down; try again.", retry_after=1))
+        if self._leasing:
+            await asyncio.wait(list(self._leasing.values()))
+
+    async def _ask(self, slice_: Slice) -> bool:
+        """Send one lease command for everybody who waits; say whether the document has heard it."""
         waiters = [waiter for waiter in slice_.waiting if not waiter.admitted.done()]
         if not waiters:
-            return
-        rules: dict[str, Rule] = {}
-        needs: dict[str, int] = {}
-        for waiter in waiters:
-            for rule in waiter.rules:
-                rules.setdefault(rule.counter, rule)
-                needs[rule.counter] = needs.get(rule.counter, 0) + rule.need(waiter.want.wished_output)
-        # Whoever was refused for the moment must not keep those behind him from their own limits.
-        first = min(waiters, key=lambda waiter: waiter.tries)
-        least = {rule.counter: rule.need(first.want.least_output) for rule in first.rules}
-        for name, rule in rules.items():
-            here = max(0, slice_.available(name))
-            typical = rule.need(first.want.wished_output)
-            ahead = slice_.appetite(rule, typical, now) if needs[name] > here else 0
-            asks.append((rule, max(0, least.get(name, 0) - here), max(0, needs[name] - here), ahead))
+            return False
+        asks = self._asks(slice_, waiters)
         name = self.journal.name
         try:
             account = await self._accounts.find_one_and_update(
                 lease_filter(slice_, name),
                 lease_pipeline(name, self.journal.end, asks),
-                projection={f"j.{name}": 1, **{f"c.{counter}": 1 for counter in rules}},
+                projection={f"j.{name}": 1, **{f"c.{rule.counter}": 1 for rule, *_ in asks}},
                 upsert=slice_.version is None,
                 return_document=ReturnDocument.AFTER,
             )
         except DuplicateKeyError:
             account = None
         if account is None:
-            slice_.is_unsure = True
             await self._group.look(slice_)
-            return
+            return False
         self._group.dirty.add(slice_.user_id)
         slice_.take_entry(account["j"][name])
-        slice_.take_counters(account["c"], rules.values())
-        for rule, _, _, ahead in asks:
-            slice_.note_nearness(rule, ahead)
+        slice_.take_counters(account.get("c", {}), (rule for rule, *_ in asks), self._loop.time())
+        first = _first_of(waiters)
+        for rule, *_ in asks:
+            slice_.note_nearness(rule, rule.need(first.want.wished_output))
+        return True
+
+    def _asks(self, slice_: Slice, waiters: Sequence[Waiter]) -> list[tuple[Rule, int, int, int]]:
+        """Say of each limit what the first waiter needs at least, what all need, and what is wanted ahead."""
+        rules: dict[str, Rule] = {}
+        needs: dict[str, int] = {}
+        for waiter in waiters:
+            for rule in waiter.rules:
+                rules[rule.counter] = rule  # the latest, should the limit have been changed in between
+                needs[rule.counter] = needs.get(rule.counter, 0) + rule.need(waiter.want.wished_output)
+        first = _first_of(waiters)
+        least = {rule.counter: rule.need(first.want.least_output) for rule in first.rules}
+        asks, now = [], self._loop.time()
+        for name, rule in rules.items():
+            here = max(0, slice_.usable(rule))
+            typical = rule.need(first.want.wished_output)
+            ahead = slice_.appetite(rule, typical, now) if needs[name] > here else 0
+            asks.append((rule, max(0, least.get(name, 0) - here), max(0, needs[name] - here), ahead))
+        return asks
 
     def _admit_waiting(self, slice_: Slice, *, has_leased: bool) -> None:
         """Admit who can be admitted, in order; refuse who asks for more than there is."""
@@ -290,23 +337,21 @@ class Worker:
 
     def _has_all(self, slice_: Slice, rules: Sequence[Rule], want: Want) -> bool:
         """Say whether nothing more can be leased of the limits that are too small for the wish."""
-        short = [rule for rule in rules if slice_.available(rule.counter) < rule.need(want.wished_output)]
-        return all(slice_.remaining.get(rule.counter, 0) <= 0 for rule in short)
+        short = [rule for rule in rules if slice_.usable(rule) < rule.need(want.wished_output)]
+        return all(slice_.remaining_of(rule) <= 0 for rule in short)
 
     def _refuse(self, slice_: Slice, waiter: Waiter) -> bool:
         """Refuse a waiter if no waiting can help, or he has waited long enough; say whether he was."""
         want = waiter.want
         for rule in waiter.rules:
-            used = slice_.used.get(rule.counter, 0) + slice_.spent.get(rule.counter, 0)
+            used = slice_.used_of(rule)
             if used + rule.need(want.least_output) > rule.limit:
                 waiter.admitted.set_exception(refusal(rule, used, want.least_output, want.at))
                 return True
         waiter.tries += 1
         if self._loop.time() < waiter.patient_until:
             return False
-        short = [
-            rule for rule in waiter.rules if slice_.available(rule.counter) < rule.need(want.least_output)
-        ]
+        short = [rule for rule in waiter.rules if slice_.usable(rule) < rule.need(want.least_output)]
         waiter.admitted.set_exception(held_elsewhere((short or waiter.rules)[0]))
         return True
 
@@ -316,3 +361,17 @@ def _refuse_all(slice_: Slice, error: GatewayError) -> None:
         if not waiter.admitted.done():
             waiter.admitted.set_exception(error)
     slice_.waiting.clear()
+
+
+def _first_of(waiters: Sequence[Waiter]) -> Waiter:
+    """Choose who must be served: whoever was refused for the moment must not keep those behind him waiting."""
+    return min(waiters, key=lambda waiter: waiter.tries)
+
+
+def _given_up() -> Unavailable:
+    return Unavailable("This gateway has lost its place for a moment; try again.", retry_after=1)
+
+
+def _report(task: asyncio.Task[Any]) -> None:
+    if not task.cancelled() and (defect := task.exception()) is not None:
+        log.error("leasing has failed", exc_info=defect)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -21,8 +21,10 @@ from proxy.database import Database
 from proxy.documents import ACCOUNTS, EVENTS, Outcome
 from proxy.metering.contract import Meter, Settlement, Want
 from proxy.metering.direct import DirectMeter
+from proxy.metering.heartbeat import Heartbeat
 from proxy.metering.leased import LeasedMeter
 from proxy.metrics import Metrics
+from proxy.server import utc_now
 
 PLENTY = UserLimits(10**6, 10**7, 10**12)
 PRICE = Price(Decimal("0.000001"), Decimal("0.000002"))
@@ -119,12 +121,14 @@ async def connected(uri: str) -> AsyncIterator[Books]:
 
 
 @asynccontextmanager
-async def leased(uri: str, folder: Path, resolve: Any = nobody_can_tell) -> AsyncIterator[LeasedMeter]:
+async def leased(
+    uri: str, folder: Path, resolve: Any = nobody_can_tell, clock: Callable[[], datetime] = utc_now
+) -> AsyncIterator[LeasedMeter]:
     """Run a leased meter for a while."""
     client, beats = database.connect(uri), database.connect(uri, pool_size=1)
     meter = LeasedMeter(
         database.database_of(client, "unused"),
-        database.database_of(beats, "unused"),
+        Heartbeat(database.database_of(beats, "unused"), clock=clock),
         folder,
         resolve,
         Metrics(),

@@ -1,0 +1,44 @@
+"""Writing what may have been written before: a duplicate key is success, everything else is not.
+
+A write that the majority has not confirmed is no success either, even where no single document was refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pymongo import UpdateOne
+from pymongo.asynchronous.collection import AsyncCollection
+from pymongo.errors import BulkWriteError
+
+_DUPLICATE = 11000
+Collection = AsyncCollection[dict[str, Any]]
+
+
+async def insert(collection: Collection, documents: Sequence[dict[str, Any]]) -> None:
+    """Insert documents, each unless it is there already; raise `PyMongoError`."""
+    if not documents:
+        return
+    try:
+        await collection.insert_many(documents, ordered=False)
+    except BulkWriteError as exc:
+        if not _are_duplicates(exc.details):
+            raise
+
+
+async def write(collection: Collection, commands: Sequence[UpdateOne]) -> None:
+    """Send guarded upserts, which fail as duplicates where they were done before; raise `PyMongoError`."""
+    if not commands:
+        return
+    try:
+        await collection.bulk_write(commands, ordered=False)
+    except BulkWriteError as exc:
+        if not _are_duplicates(exc.details):
+            raise
+
+
+def _are_duplicates(details: Mapping[str, Any] | None) -> bool:
+    if details is None or details.get("writeConcernErrors"):
+        return False
+    return all(error["code"] == _DUPLICATE for error in details["writeErrors"])
