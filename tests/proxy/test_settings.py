@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
 
-from proxy.settings import SettingsError, load
+from proxy.settings import Settings, SettingsError, load
 from tests.gateway import JWT_SECRET
 
 PRODUCTION = {
@@ -75,3 +76,131 @@ def test_mails_of_production_need_to_know_the_frontend(monkeypatch: pytest.Monke
     settings = load()
     assert settings.frontend_url == "https://app.example.com"
     assert "s3cret-word" not in repr(settings)
+
+
+def test_the_projects_file_is_the_defaults(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The project's config.yaml changes nothing: it shows every default at its value."""
+    monkeypatch.chdir(tmp_path)
+    shown, default = load(project / "config.yaml"), load(Path("/dev/null"))
+    assert shown == default.model_copy(update={"jwt_secret": shown.jwt_secret})
+    written = (project / "config.yaml").read_text()
+    for name in ("providers", "limits", "aliases", "port", "drain_seconds", "catalog_refresh_seconds"):
+        assert f"{name}:" in written
+
+
+def test_the_environment_wins_over_env_files_and_they_over_the_file(
+    config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A variable beats .env, .env beats config.yaml, and an empty variable counts as none."""
+    config.write_text("port: 1001\ndrain_seconds: 5\nusd_inr_rate: 90.5\n")
+    (config.parent / ".env").write_text(
+        "PORT=1002\nDRAIN_SECONDS=6\nHUGGINGFACE_API_KEY=hf_file\nAIPASTA_OTHER=1\n"
+    )
+    monkeypatch.setenv("PORT", "1003")
+    monkeypatch.setenv("DRAIN_SECONDS", "")
+    monkeypatch.setenv("HUGGINGFACE_API_KEY", "")
+    monkeypatch.setenv("CONFIG_FILE", "")
+    settings = load()
+    assert (settings.port, settings.drain_seconds, settings.usd_inr_rate) == (1003, 6, Decimal("90.5"))
+    assert settings.provider_keys["huggingface"] == ("hf_file",)
+
+
+@pytest.mark.usefixtures("config")
+def test_several_keys_of_a_provider_are_separated_by_commas(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keys are split and trimmed, a provider is on when it has one, and no key shows in the settings' text."""
+    assert list(load().enabled_providers()) == ["demo"]
+    monkeypatch.setenv("OPENROUTER_API_KEY", " sk-or-v1-a, sk-or-v1-b ,,")
+    monkeypatch.setenv("OPENROUTER_BASE_URL", "http://localhost:9/api/v1/")
+    settings = load()
+    assert settings.provider_keys["openrouter"] == ("sk-or-v1-a", "sk-or-v1-b")
+    (provider,) = settings.enabled_providers().items()
+    assert (provider[0], provider[1].base_url) == ("openrouter", "http://localhost:9/api/v1")
+    assert "sk-or-v1" not in repr(settings)
+    assert "sk-or-v1" not in settings.model_dump_json()
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("colour: red", "colour: there is no such setting"),
+        ("provider_keys: {x: [y]}", "provider_keys: there is no such setting"),
+        ("5: x", "5: there is no such setting"),
+        ("mongodb_uri: mongodb://x", "MONGODB_URI"),
+        ("metrics_token: abc", "METRICS_TOKEN"),
+        ("port: 70000", "PORT"),
+        ("usd_inr_rate: 0", "USD_INR_RATE"),
+        ("usd_inr_rate: .nan", "USD_INR_RATE"),
+        ("jwt_expires_in: soon", "JWT_EXPIRES_IN"),
+        ("limits: {user: {daily: 5}}", "limits.user.daily"),
+        ("limits: 5", "limits"),
+        ("providers: {'a/b': {plugin: demo}}", "'a/b'"),
+        ("providers: {x: {}}", "providers.x.plugin"),
+        ("providers: {x: {plugin: demo, colour: red}}", "providers.x.colour"),
+        ("providers: {x: {plugin: demo, timeouts: {idle: 0}}}", "providers.x.timeouts.idle"),
+        ("aliases: {x: 5}", "aliases"),
+        ("- a", "must be a mapping"),
+        ("a: [", "cannot be read"),
+    ],
+)
+def test_what_is_wrong_in_the_file_is_named(config: Path, text: str, named: str) -> None:
+    """One line says which key of the file is wrong, and why."""
+    config.write_text(text)
+    with pytest.raises(SettingsError) as raised:
+        load()
+    assert named in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_secret_of_development_is_made_once(config: Path) -> None:
+    """Without JWT_SECRET a random one is kept under DATA_DIR, readable by its owner alone."""
+    first = load().jwt_secret
+    assert first == load().jwt_secret
+    path = config.parent / "jwt_secret"
+    assert (path.read_text(), path.stat().st_mode & 0o777) == (first, 0o600)
+    assert first is not None
+    assert len(first) >= 48
+
+
+@pytest.mark.parametrize("name", ["ENVIRONMENT", "NODE_ENV"])
+@pytest.mark.usefixtures("config")
+def test_production_is_strict(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In production the start needs a strong secret, a database and exact origins; then it listens everywhere."""
+    strong = {**PRODUCTION, "JWT_SECRET": "k3J9x-Qw7Lm2Zp8Rt5Vb1Nc6Hd4Gf0Sa"}
+    del strong["ENVIRONMENT"]
+    monkeypatch.setenv(name, "production")
+    for variable, value in strong.items():
+        monkeypatch.setenv(variable, value)
+    assert (load().is_production, load().listen_host) == (True, "0.0.0.0")  # noqa: S104  what production means
+    assert load().enabled_providers() == {}
+    for variable, bad in (
+        ("JWT_SECRET", ""),
+        ("JWT_SECRET", "short"),
+        ("JWT_SECRET", "a" * 64),
+        ("JWT_SECRET", "your-super-secret-jwt-key-change-this-in-production"),
+        ("MONGODB_URI", ""),
+        ("ALLOWED_ORIGINS", "*"),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setenv(variable, bad)
+            with pytest.raises(SettingsError, match=variable):
+                load()
+
+
+def test_an_alias_is_one_id_or_many(config: Path) -> None:
+    """An alias in the file names one model or several."""
+    config.write_text("aliases: {fast: a/b, best: [c/d, e/f]}")
+    assert load().aliases == {"fast": ("a/b",), "best": ("c/d", "e/f")}
+
+
+def test_limits_belong_to_roles() -> None:
+    """The specification's limits are the defaults of the roles."""
+    limits = Settings().limits
+    assert (limits.user.daily_requests, limits.user.monthly_requests, limits.user.monthly_tokens) == (
+        50,
+        1_000,
+        100_000,
+    )
+    assert limits.premium == limits.admin
+    assert limits.premium.monthly_tokens == 500_000
