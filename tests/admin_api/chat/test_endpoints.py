@@ -178,6 +178,7 @@ async def test_a_session_is_deleted(mongodb_uri: str) -> None:
         other = (await person.say("another", FREE)).json()["data"]["session"]["id"]
         stranger = await play.person()
         refused(await stranger.delete(f"/api/chat/sessions/{session}"), 404, "NOT_FOUND")
+        await play.gateway.settled()
         used = (await person.get("/api/chat/stats")).json()["data"]["overview"]
         answer = await person.delete(f"/api/chat/sessions/{session}")
         assert (answer.status_code, answer.content) == (204, b"")

@@ -118,6 +118,7 @@ async def test_sorting(mongodb_uri: str) -> None:
     async with playground(mongodb_uri) as play:
         person = await play.person(Role.PREMIUM)
         assert (await person.say("hello", DEAR)).status_code == 200
+        await play.gateway.settled()
         play.gateway.app.ctx.popularity._fresh_until = 0.0
         popular = await listed(play)
         assert popular[0]["id"] == DEAR

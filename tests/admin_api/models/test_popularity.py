@@ -22,6 +22,7 @@ async def test_what_was_asked_for_lately(mongodb_uri: str) -> None:
         open_model = "meta-llama/Llama-3.3-70B-Instruct"
         body = {"model": f"{open_model}:fastest", "messages": [{"role": "user", "content": "hi"}]}
         assert (await play.gateway.chat(await play.gateway.key(), body)).status_code == 200
+        await play.gateway.settled()
         popularity = Popularity()
         counts = await popularity.counts(play.gateway.parts)
         assert counts == {("openrouter", FREE): 1, ("huggingface", open_model): 1}
