@@ -36,6 +36,8 @@ from proxy.server import App, create_app, utc_now
 from proxy.settings import Settings, SettingsError, load
 
 _MOST_KEYS = 1_000
+_BACKLOG = 2_048
+"""Connections that may wait to be accepted; one that finds the line full is delayed by a second or many."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -61,7 +63,7 @@ def serve(settings: Settings, _options: argparse.Namespace) -> int:
     with _mongodb(settings) as (uri, embedded):
         app = create_app(settings, uri, embedded=embedded)
         app.after_server_start(_announce(settings, embedded))
-        app.run(sock=listener, single_process=True, access_log=False, motd=False)
+        app.run(sock=listener, single_process=True, backlog=_BACKLOG, access_log=False, motd=False)
     return 0
 
 

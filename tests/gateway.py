@@ -115,7 +115,7 @@ async def running_gateway(
     app.config.USE_UVLOOP = False
     with socket.create_server(("127.0.0.1", 0)) as listener:
         base_url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        server: Any = await app.create_server(sock=listener, return_asyncio_server=True)
+        server: Any = await app.create_server(sock=listener, backlog=1_024, return_asyncio_server=True)
         assert server is not None
         await server.startup()
         await server.before_start()

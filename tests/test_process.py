@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -254,6 +255,19 @@ def standalone_mongod(folder: Path) -> Iterator[str]:
     finally:
         process.terminate()
         process.wait(20)
+
+
+def test_a_burst_of_connections_waits_in_line(tmp_path: Path, mongodb_uri: str) -> None:
+    """Hundreds of connections that come while the gateway is busy are all kept, and none is put off for a second."""
+    with serving_process(tmp_path, MONGODB_URI=mongodb_uri) as server, ExitStack() as connections:
+        address = ("127.0.0.1", int(server.base_url.rsplit(":", 1)[1]))
+        server.process.send_signal(signal.SIGSTOP)
+        try:
+            for _ in range(400):
+                connections.enter_context(socket.create_connection(address, timeout=0.9))
+        finally:
+            server.process.send_signal(signal.SIGCONT)
+        assert httpx.get(f"{server.base_url}/health").status_code == 200
 
 
 def test_a_database_without_a_replica_set_will_do(tmp_path: Path) -> None:
