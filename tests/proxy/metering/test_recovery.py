@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from plugins.contract import Usage
+from proxy import background
 from proxy.metering import heartbeat, journal
 from proxy.metering.contract import Progress
 from proxy.metering.leased import LeasedMeter
@@ -19,9 +20,8 @@ from tests.proxy.metering.meters import KEY, USER, Books, budget, connected, lea
 
 async def die(meter: LeasedMeter) -> None:
     """End a meter as `kill -9` does: nothing more is written, and the kernel lets go of its lock."""
-    for task in meter._tasks:
-        task.cancel()
-    await asyncio.gather(*meter._tasks, return_exceptions=True)
+    await background.end(meter._tasks)
+    await meter._recovery.stop()
     meter._tasks = []
     for worker in meter._workers.values():
         worker.journal.end_here(delete=False)
