@@ -15,7 +15,7 @@ run: ## Install what is needed and start the gateway on http://localhost:5000
 
 test: ## Run every test (a part of them: make test ARGS="tests/proxy -k stream")
 	@sh tools/bootstrap.sh dev
-	@$(python) -m pytest $(ARGS)
+	@$(python) -m pytest -n 3 --dist worksteal $(ARGS)
 
 check: ## Check format, lint, types and the direction of imports
 	@sh tools/bootstrap.sh dev

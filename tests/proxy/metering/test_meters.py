@@ -59,7 +59,7 @@ async def test_one_after_the_other_are_fifty_too(mongodb_uri: str, tmp_path: Pat
 async def test_a_budget_is_never_overspent(mongodb_uri: str, tmp_path: Path, running: Any) -> None:
     """Hundreds at once, with random sizes and endings, never spend more than a key's budget."""
     dice = random.Random(7)
-    limits = budget("0.02")
+    limits = budget("0.01")
     async with connected(mongodb_uri) as books:
         async with running(mongodb_uri, tmp_path) as one, running(mongodb_uri, tmp_path) as two:
 
@@ -78,11 +78,11 @@ async def test_a_budget_is_never_overspent(mongodb_uri: str, tmp_path: Path, run
                 await meter.settle(reservation, settlement(dice.randint(1, 100), completion))
                 return "served"
 
-            outcomes = Counter(await asyncio.gather(*(any_request((one, two)[n % 2]) for n in range(300))))
-            assert outcomes["served"] > 30
+            outcomes = Counter(await asyncio.gather(*(any_request((one, two)[n % 2]) for n in range(120))))
+            assert outcomes["served"] > 20
             assert outcomes["InsufficientFunds"] + outcomes["RateLimited"] > 0
         events = await books.events()
-        assert sum(event["costPico"] for event in events) <= 2 * 10**10
+        assert sum(event["costPico"] for event in events) <= 10**10
         assert len(events) == outcomes["served"]
         await books.assert_exact()
 
