@@ -192,7 +192,7 @@ class Settings(BaseSettings):
         60, ge=0, description="how long a cut stream's hold waits for the provider's own record of its cost"
     )
     metering: Literal["leased", "direct"] = Field(
-        "direct",
+        "leased",
         description="leased needs a disk and admits in memory; direct asks the database for every request",
     )
     catalog_refresh_seconds: float = Field(

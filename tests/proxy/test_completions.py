@@ -103,7 +103,7 @@ async def test_other_requests_in_flight_are_waited_for(mongodb_uri: str) -> None
     async with staged(mongodb_uri) as stage:
         user = await stage.gateway.user(usageLimits={"monthlyTokens": 1000})
         key = await stage.gateway.key(user)
-        stage.openrouter.script.enqueue(Behaviour(delay_headers=1.0))
+        stage.openrouter.script.enqueue(Behaviour(delay_headers=3.0))
         first = asyncio.create_task(stage.gateway.chat(key, ask(FREE, max_tokens=2000)))
         await stage.openrouter.books.until(lambda books: len(books) == 1, 5)
         second = await stage.gateway.chat(key, ask(FREE, max_tokens=100))
