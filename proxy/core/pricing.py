@@ -17,6 +17,9 @@ from enum import StrEnum
 from plugins.contract import ModelInfo, Price, Usage
 
 ZERO = Decimal(0)
+MOST_COST = Decimal(10_000)
+"""What one answer can cost in USD: a figure above is a provider's mistake, and would not fit the integer counters."""
+
 _PICO = Decimal(10) ** 12
 
 
@@ -82,21 +85,29 @@ def charge(model: ModelInfo, usage: Usage, backing: str | None, *, declared_free
     """Decide what an answer costs: the provider's figure, else the table of whoever served it.
 
     Without the name of the backing, or without a price of its own, the model's price (the highest among its
-    backings) is an upper bound and marked as an estimate. `declared_free` is the operator's word that a model
+    backings) is an upper bound and marked as an estimate, and so is the table's figure where the provider's own is
+    absurd. `declared_free` is the operator's word that a model
     without any price costs nothing.
     """
-    if usage.cost is not None:
+    if usage.cost is not None and usage.cost <= MOST_COST:
         # With the owner's own key at the backing (BYOK) `cost` is the router's fee alone.
         own = usage.upstream_cost if usage.is_byok and usage.upstream_cost is not None else ZERO
         return Charge(usage.cost + own, CostSource.PROVIDER, estimated=False)
     for offering in model.offerings:
         if offering.backing == backing and offering.price is not None:
-            return Charge(cost_of(offering.price, usage), CostSource.PRICE_TABLE, estimated=False)
+            return _by_table(offering.price, usage, estimated=usage.cost is not None)
     if model.price is not None:
-        return Charge(cost_of(model.price, usage), CostSource.PRICE_TABLE, estimated=bool(model.offerings))
+        return _by_table(model.price, usage, estimated=bool(model.offerings) or usage.cost is not None)
     if declared_free:
         return Charge(ZERO, CostSource.DECLARED, estimated=False)
     return Charge(None, CostSource.UNKNOWN, estimated=True)
+
+
+def _by_table(price: Price, usage: Usage, *, estimated: bool) -> Charge:
+    cost = cost_of(price, usage)
+    if cost > MOST_COST:
+        return Charge(None, CostSource.UNKNOWN, estimated=True)
+    return Charge(cost, CostSource.PRICE_TABLE, estimated=estimated)
 
 
 def dearest(prices: Iterable[Price | None]) -> Price | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -106,6 +107,26 @@ async def test_a_variable_price_is_the_providers_word_or_unknown(mongodb_uri: st
         assert_equals_books(known, stage.openrouter.books[0])
         assert (unknown["costUsd"], unknown["costPico"], unknown["costSource"]) == (None, 0, "unknown")
         assert known["servedModel"] != "openrouter/auto"
+
+
+@pytest.mark.parametrize("metering", ["direct", "leased"])
+async def test_an_absurd_bill_is_an_event_too(mongodb_uri: str, tmp_path: Path, metering: str) -> None:
+    """Figures that no answer can have, in dollars or in tokens, neither lose the event nor spoil the account."""
+    async with staged(mongodb_uri, metering=metering, data_dir=tmp_path) as stage:
+        user = await stage.gateway.user(Role.PREMIUM)
+        key = await stage.gateway.key(user)
+        stage.openrouter.script.enqueue(
+            Behaviour(cost=Decimal(999_999)),
+            Behaviour(prompt_tokens=10**10, reported_cost="null"),
+            Behaviour(),
+        )
+        for status in (200, 200, 429):
+            assert (await stage.gateway.chat(key, ask(MINI))).status_code == status
+        first, second = await stage.events(2)
+        assert (first["costSource"], first["estimated"]) == ("price_table", True)
+        assert first["costUsd"].to_decimal() == stage.openrouter.books[0].upstream_cost
+        assert second["tokens"]["prompt"] == 10**10
+        await stage.assert_balanced(user)
 
 
 async def test_hugging_face_costs_what_its_backing_costs(mongodb_uri: str) -> None:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from plugins.contract import ModelInfo, Offering, Price, PriceOverride, ProviderOptions, Usage
 from plugins.openrouter import OpenRouter as Plugin
 from proxy.core.pricing import (
+    MOST_COST,
     ZERO,
     CostSource,
     charge,
@@ -147,6 +148,17 @@ def test_whoever_served_sets_the_price() -> None:
     ):
         made = charge(model, USED, backing, declared_free=False)
         assert (made.cost, made.source, made.estimated) == (cost, CostSource.PRICE_TABLE, estimated)
+
+
+def test_an_absurd_figure_is_no_figure() -> None:
+    """A cost above what any answer can cost is a mistake: the table decides, as an estimate, or nobody can tell."""
+    billed = replace(USED, cost=MOST_COST + 1)
+    made = charge(MODEL, billed, None, declared_free=False)
+    assert (made.cost, made.source, made.estimated) == (cost_of(SIMPLE, USED), CostSource.PRICE_TABLE, True)
+    assert charge(MODEL, replace(USED, cost=MOST_COST), None, declared_free=False).cost == MOST_COST
+    for wild in (Usage(10**10, 0), Usage(10**10, 0, cost=MOST_COST * 2)):
+        unknown = charge(MODEL, wild, None, declared_free=False)
+        assert (unknown.cost, unknown.source, unknown.estimated) == (None, CostSource.UNKNOWN, True)
 
 
 def test_no_price_is_not_free_by_accident() -> None:
