@@ -19,11 +19,8 @@ from plugins.contract import Price
 from proxy.core.bill import Bill
 from proxy.core.limits import UserLimits, day_ends, month_ends
 from proxy.core.pricing import to_pico
-from proxy.errors import GatewayError, InsufficientFunds, RateLimited
 
 _PICO = Decimal(10) ** 12
-_PATIENCE = 60.0
-"""A client that is told to wait longer than this many seconds is told not to try again by itself."""
 
 
 class Kind(StrEnum):
@@ -188,27 +185,6 @@ def affordable_output(rules: Iterable[Rule], available: Mapping[str, int], wish:
     return min([wish, *(cap for cap in caps if cap is not None)])
 
 
-def refusal(rule: Rule, used: int, least: int, now: datetime) -> GatewayError:
-    """Make the error for a limit that `used` has brought so far that `least` output is not affordable."""
-    need, ends = rule.need(least), ends_at(rule.period, now)
-    wait = None if ends is None else (ends - now).total_seconds()
-    if rule.kind is Kind.COST:
-        message = f"{_title(rule)} exceeded: the worst case of this request does not fit into what is left."
-        return InsufficientFunds(message, retry_after=wait, should_retry=False)
-    message = f"{_title(rule)} exceeded: {used} of {rule.limit} used, {need} needed."
-    is_patient = wait is not None and wait <= _PATIENCE and need <= rule.limit
-    return RateLimited(message, retry_after=wait, should_retry=None if is_patient else False)
-
-
-def held_elsewhere(rule: Rule) -> GatewayError:
-    """Make the error for a limit of which only other requests in flight hold what is missing."""
-    if rule.kind is Kind.CONCURRENCY:
-        message = f"Concurrent request limit exceeded: this key may have {rule.limit} requests in flight."
-    else:
-        message = f"{_title(rule)}: other requests in flight hold what is left; try again in a moment."
-    return RateLimited(message, retry_after=1)
-
-
 def _rule(  # noqa: PLR0913  a rule has this many parts, and this is the one place that puts them together
     kind: Kind,
     period: Period,
@@ -236,20 +212,6 @@ def _window(period: Period, now: datetime) -> str:
             return now.strftime("%Y%m")
         case Period.EVER:
             return "0"
-
-
-def _title(rule: Rule) -> str:
-    adjectives = {
-        Period.MINUTE: "Per-minute",
-        Period.DAY: "Daily",
-        Period.WEEK: "Weekly",
-        Period.MONTH: "Monthly",
-        Period.EVER: "Total",
-    }
-    nouns = {Kind.REQUESTS: "request limit", Kind.TOKENS: "token limit", Kind.COST: "budget"}
-    return f"{adjectives[rule.period]} {nouns.get(rule.kind, 'limit')}" + (
-        " of this key" if rule.is_of_key else ""
-    )
 
 
 def _up(usd: Decimal) -> int:

@@ -19,7 +19,8 @@ from pymongo import ReturnDocument
 from pymongo.errors import BulkWriteError, DuplicateKeyError, PyMongoError
 
 from proxy import background
-from proxy.core.rules import Rule, held_elsewhere, refusal, rules_of
+from proxy.core.refusals import held_elsewhere, refusal
+from proxy.core.rules import Rule, rules_of
 from proxy.database import Database, lost
 from proxy.documents import ACCOUNTS, EVENTS
 from proxy.errors import GatewayError, RateLimited

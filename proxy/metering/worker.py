@@ -15,7 +15,8 @@ import structlog
 from pymongo import ReturnDocument
 from pymongo.errors import DuplicateKeyError, PyMongoError
 
-from proxy.core.rules import Rule, held_elsewhere, refusal, rules_of
+from proxy.core.refusals import held_elsewhere, refusal
+from proxy.core.rules import Rule, rules_of
 from proxy.database import Database, lost
 from proxy.documents import ACCOUNTS
 from proxy.errors import GatewayError, InternalError, Unavailable
