@@ -75,12 +75,9 @@ def test_windows_end_where_the_next_begins() -> None:
         assert counter_name(Kind.COST, period, ends) != before
 
 
-@given(prices, prices, prices, counts, counts, counts, counts)
-def test_a_hold_covers_every_cost(  # noqa: PLR0913  one example has this many parts
-    prompt: Decimal, completion: Decimal, request: Decimal, bound: int, cap: int, used: int, made: int
-) -> None:
+@given(st.builds(Price, prices, prices, request=prices), counts, counts, counts, counts)
+def test_a_hold_covers_every_cost(price: Price, bound: int, cap: int, used: int, made: int) -> None:
     """Whatever is used within the bounds of prompt and output costs at most what was held, to the pico-dollar."""
-    price = Price(prompt, completion, request=request)
     limits = KeyLimits(total_budget=Decimal(10**6))
     rule = rules_of(UserLimits(1, 1, 1), KEY, limits, Demand(bound, price), MOMENT)[-1]
     usage = Usage(min(used, bound), min(made, cap))
