@@ -39,10 +39,9 @@ def metrics_table() -> str:
 def with_tables(text: str) -> str:
     """Put the tables between their marks."""
     for mark, table in (("settings", settings_table()), ("metrics", metrics_table())):
-        marked = rf"(<!-- {mark} -->\n).*?(<!-- /{mark} -->)"
-        text = re.sub(
-            marked, lambda found, table=table: f"{found[1]}{table}\n{found[2]}", text, flags=re.DOTALL
-        )
+        found = re.search(rf"<!-- {mark} -->\n(.*?)<!-- /{mark} -->", text, flags=re.DOTALL)
+        assert found is not None, mark
+        text = f"{text[: found.start(1)]}{table}\n{text[found.end(1) :]}"
     return text
 
 
