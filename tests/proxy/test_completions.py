@@ -8,7 +8,6 @@ from datetime import UTC, datetime
 from typing import Any
 
 import httpx
-import pytest
 
 from proxy.core.routing import Role
 from tests.proxy.stage import FREE, LLAMA, MINI, OSS, PLAIN, Stage, ask, staged
@@ -151,33 +150,33 @@ async def test_what_costs_money_is_for_those_who_pay(mongodb_uri: str) -> None:
             assert (await stage.gateway.chat(free, body)).status_code == expected, body
 
 
-@pytest.mark.parametrize(
-    ("asked", "upstream", "sent"),
-    [
-        (MINI, "openrouter", MINI),
-        (f"openrouter/{MINI}", "openrouter", MINI),
-        (f"{MINI}:nitro", "openrouter", f"{MINI}:nitro"),
-        ("openrouter/auto", "openrouter", "openrouter/auto"),
-        ("openrouter/openrouter/auto", "openrouter", "openrouter/auto"),
-        (FREE, "openrouter", FREE),
-        (f"huggingface/{OSS}", "huggingface", OSS),
-        (f"huggingface/{OSS}:groq", "huggingface", f"{OSS}:groq"),
-        (f"{OSS}:groq", "huggingface", f"{OSS}:groq"),
-        (PLAIN, "plain", PLAIN),
-        (f"plain/{PLAIN}", "plain", PLAIN),
-        ("quick", "plain", PLAIN),
-    ],
-)
-async def test_a_name_leads_to_its_provider(mongodb_uri: str, asked: str, upstream: str, sent: str) -> None:
+NAMES: list[tuple[str, str, str]] = [
+    (MINI, "openrouter", MINI),
+    (f"openrouter/{MINI}", "openrouter", MINI),
+    (f"{MINI}:nitro", "openrouter", f"{MINI}:nitro"),
+    ("openrouter/auto", "openrouter", "openrouter/auto"),
+    ("openrouter/openrouter/auto", "openrouter", "openrouter/auto"),
+    (FREE, "openrouter", FREE),
+    (f"huggingface/{OSS}", "huggingface", OSS),
+    (f"huggingface/{OSS}:groq", "huggingface", f"{OSS}:groq"),
+    (f"{OSS}:groq", "huggingface", f"{OSS}:groq"),
+    (PLAIN, "plain", PLAIN),
+    (f"plain/{PLAIN}", "plain", PLAIN),
+    ("quick", "plain", PLAIN),
+]
+"""What is asked for, whose books it lands in, and what that provider is asked for."""
+
+
+async def test_a_name_leads_to_its_provider(mongodb_uri: str) -> None:
     """Exact ids, prefixes, suffixes and aliases each lead to one provider, which is asked for its own id."""
     async with staged(mongodb_uri, aliases={"quick": (PLAIN, FREE)}) as stage:
         key = await stage.gateway.key(role=Role.PREMIUM)
-        response = await stage.gateway.chat(key, ask(asked))
-        assert response.status_code == 200, response.text
-        (entry,) = getattr(stage, upstream).books
-        assert entry.body["model"] == sent
-        event = await stage.event()
-        assert (event["requestedModel"], event["model"], event["provider"]) == (asked, sent, upstream)
+        for asked, upstream, sent in NAMES:
+            response = await stage.gateway.chat(key, ask(asked))
+            assert response.status_code == 200, response.text
+            assert getattr(stage, upstream).books[-1].body["model"] == sent
+        for event, row in zip(await stage.events(len(NAMES)), NAMES, strict=True):
+            assert (event["requestedModel"], event["provider"], event["model"]) == row
 
 
 async def test_a_fallback_is_asked_before_the_first_byte(mongodb_uri: str) -> None:

@@ -39,39 +39,40 @@ def assert_refused(response: httpx.Response, status: int, code: str) -> None:
     assert response.headers["content-type"] == "application/json"
 
 
-@pytest.mark.parametrize(
-    "placement",
-    ["repeated", "null_finish", "empty_choices", "on_finish", "on_content", "every"],
-)
-async def test_usage_is_found_wherever_it_stands(mongodb_uri: str, placement: Any) -> None:
+LONG = "anthropic/claude-sonnet-4.6"
+"""A model with prices for cached and for written tokens."""
+
+
+PLACEMENTS: tuple[Any, ...] = ("repeated", "null_finish", "empty_choices", "on_finish", "on_content", "every")
+
+
+async def test_usage_is_found_wherever_it_stands(mongodb_uri: str) -> None:
     """A usage record is found in every place, and the event's tokens and cost are those of the provider's books."""
     async with staged(mongodb_uri) as stage:
         key = await stage.gateway.key(role=Role.PREMIUM)
-        details = Behaviour(
-            usage=placement,
-            prompt_tokens=1000,
-            completion_tokens=333,
-            cached_tokens=400,
-            cache_write_tokens=100,
-            reasoning_tokens=50,
-        )
-        for upstream, model in ((stage.openrouter, LONG), (stage.huggingface, f"huggingface/{OSS}:groq")):
-            upstream.script.enqueue(details)
-            response = await stage.gateway.chat(
-                key, ask(model, stream=True, stream_options={"include_usage": True})
+        for placement in PLACEMENTS:
+            details = Behaviour(
+                usage=placement,
+                prompt_tokens=1000,
+                completion_tokens=333,
+                cached_tokens=400,
+                cache_write_tokens=100,
+                reasoning_tokens=50,
             )
-            assert response.text.endswith("data: [DONE]\n\n")
-            usages = [chunk["usage"] for chunk in chunks_of(response) if chunk.get("usage")]
-            assert [usage["completion_tokens"] for usage in usages] == [333]
-        first, second = await stage.events(2)
-        assert_equals_books(first, stage.openrouter.books[0])
-        assert (first["costSource"], second["costSource"]) == ("provider", "price_table")
-        assert second["tokens"]["completion"] == 333
-        assert second["costUsd"].to_decimal() == stage.huggingface.books[0].cost
-
-
-LONG = "anthropic/claude-sonnet-4.6"
-"""A model with prices for cached and for written tokens."""
+            for upstream, model in ((stage.openrouter, LONG), (stage.huggingface, f"huggingface/{OSS}:groq")):
+                upstream.script.enqueue(details)
+                wish = ask(model, stream=True, stream_options={"include_usage": True})
+                response = await stage.gateway.chat(key, wish)
+                assert response.text.endswith("data: [DONE]\n\n"), placement
+                usages = [chunk["usage"] for chunk in chunks_of(response) if chunk.get("usage")]
+                assert [usage["completion_tokens"] for usage in usages] == [333], placement
+        events = await stage.events(2 * len(PLACEMENTS))
+        for event, entry in zip(events[::2], stage.openrouter.books, strict=True):
+            assert_equals_books(event, entry)
+            assert event["costSource"] == "provider"
+        for event, entry in zip(events[1::2], stage.huggingface.books, strict=True):
+            assert (event["tokens"]["completion"], event["costSource"]) == (333, "price_table")
+            assert event["costUsd"].to_decimal() == entry.cost
 
 
 async def test_a_stream_without_usage_is_estimated(mongodb_uri: str) -> None:

@@ -6,8 +6,6 @@ import gzip
 import json
 from typing import Any
 
-import pytest
-
 from tests.gateway import RunningGateway, running_gateway
 from tests.proxy.stage import FREE, ask, staged
 from tests.proxy.test_errors import assert_openai_error
@@ -134,19 +132,18 @@ async def test_strange_bodies_that_are_right(mongodb_uri: str) -> None:
             assert (await gateway.chat(key, bodies(**fields))).status_code in (200, 400), fields
 
 
-@pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "zstd", "gzip, identity", "x"])
-async def test_an_encoded_body_is_415(mongodb_uri: str, encoding: str) -> None:
+async def test_an_encoded_body_is_415(mongodb_uri: str) -> None:
     """A body in an encoding that we do not read is 415, not 400, on both surfaces; `identity` is none."""
     async with running_gateway(mongodb_uri) as gateway:
         key = await gateway.key()
-        headers = {"content-encoding": encoding}
-        response = await gateway.chat(key, gzip.compress(bodies()), headers=headers)
-        assert_openai_error(response, 415, "unsupported_media_type")
-        response = await gateway.http.post("/api/auth/login", content=b"x", headers=headers)
-        assert (response.status_code, response.json()["code"]) == (415, "UNSUPPORTED_MEDIA_TYPE")
-        assert (
-            await gateway.chat(key, bodies(), headers={"content-encoding": "Identity"})
-        ).status_code == 200
+        for encoding in ("gzip", "deflate", "br", "zstd", "gzip, identity", "x"):
+            headers = {"content-encoding": encoding}
+            response = await gateway.chat(key, gzip.compress(bodies()), headers=headers)
+            assert_openai_error(response, 415, "unsupported_media_type")
+            response = await gateway.http.post("/api/auth/login", content=b"x", headers=headers)
+            assert (response.status_code, response.json()["code"]) == (415, "UNSUPPORTED_MEDIA_TYPE")
+        plain = await gateway.chat(key, bodies(), headers={"content-encoding": "Identity"})
+        assert plain.status_code == 200
 
 
 async def test_urls_and_methods(mongodb_uri: str) -> None:
