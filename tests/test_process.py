@@ -194,7 +194,7 @@ def test_a_stream_longer_than_the_drain_is_ended(tmp_path: Path, mongodb_uri: st
 @pytest.mark.parametrize("metering", ["leased", "direct"])
 def test_a_killed_stream_is_closed_after_the_restart(tmp_path: Path, mongodb_uri: str, metering: str) -> None:
     """A stream that dies with its gateway leaves one event of unknown outcome, and nothing held."""
-    total = "1" if metering == "direct" else "60"
+    total = "4" if metering == "direct" else "60"
     (tmp_path / "config.yaml").write_text(
         "providers: {openrouter: {plugin: openrouter, api_key_env: OPENROUTER_API_KEY,"
         f" base_url: 'http://localhost', timeouts: {{total: {total}}}}}}}\n"
