@@ -1,7 +1,7 @@
 # Every task of the project: `make` lists them.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check format lock
+.PHONY: help run test torture check format lock
 python := .venv/bin/python
 
 # PYTHON, HOST, PORT and the like may be given as `make run PORT=5001`: make exports what stands on its command line.
@@ -16,6 +16,10 @@ run: ## Install what is needed and start the gateway on http://localhost:5000
 test: ## Run every test (a part of them: make test ARGS="tests/proxy -k stream")
 	@sh tools/bootstrap.sh dev
 	@$(python) -m pytest -n 3 --dist worksteal $(ARGS)
+
+torture: ## Kill, freeze and cheat the meter for about five minutes (make torture ARGS="--minutes 1 --seed 7")
+	@sh tools/bootstrap.sh dev
+	@$(python) -m tests.torture $(ARGS)
 
 check: ## Check format, lint, types and the direction of imports
 	@sh tools/bootstrap.sh dev

@@ -29,6 +29,9 @@ from proxy.settings import Limits
 FRESH_SECONDS = 1.0
 STALE_SECONDS = 30.0
 _REFRESH_SECONDS = 0.4
+_ANSWER_SECONDS = 0.4
+"""Who is known does not wait longer for a database that may be away: a refusal has two seconds in all."""
+
 _IN_USE_SECONDS = 2.0
 _BATCH = 1_000
 _MOST_ENTRIES = 10_000
@@ -115,8 +118,9 @@ class Authenticator:
         if may_be_stale and self._is_cut_off:
             return known.caller
         try:
-            return await self._look_up(digest)
-        except Unavailable:
+            async with asyncio.timeout(_ANSWER_SECONDS if may_be_stale else None):
+                return await self._look_up(digest)
+        except (Unavailable, TimeoutError):
             if may_be_stale:
                 return known.caller
             raise

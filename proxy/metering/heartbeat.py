@@ -37,6 +37,7 @@ class Heartbeat:
         self._admit_until = 0.0
         self._in_touch_since: float | None = None
         self.skew = timedelta(0)
+        self._doubt = timedelta.max
 
     @property
     def may_admit(self) -> bool:
@@ -71,8 +72,15 @@ class Heartbeat:
         if self._in_touch_since is None or not self.may_admit:
             self._in_touch_since = sent  # whoever has slept himself knows nothing of the others
         self._admit_until = sent + ADMIT_SECONDS
-        self.skew = found["at"] - now
+        self._compare_clocks(found["at"], now, self._clock())
         return True
+
+    def _compare_clocks(self, theirs: datetime, before: datetime, after: datetime) -> None:
+        """Estimate how far the database's clock is ahead; a slow answer tells less than a quick one."""
+        doubt = (after - before) / 2
+        skew = theirs - before - doubt
+        if doubt < self._doubt or abs(skew - self.skew) > doubt:
+            self.skew, self._doubt = skew, doubt
 
     async def finish(self, name: str) -> None:
         """Take note that everything of a worker has arrived, or that nothing of it is anywhere."""
