@@ -19,7 +19,6 @@ AT_THE_END = 2**62
 """The place in a journal of what is counted when its entry goes, and not before."""
 
 
-
 def usage_event(reservation: Reservation, settlement: Settlement) -> Event:
     """Build the event document of a request that reached a provider."""
     want, tokens, charge = reservation.want, settlement.bill.tokens, settlement.bill.charge

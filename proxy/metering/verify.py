@@ -89,7 +89,8 @@ async def _check(
         return
     sums, events = await _sums(database, account, session)
     for entry in account.get("j", {}).values():
-        if entry.get("lost"):  # its event is left out with the rest of the journal, so that it may come a moment later
+        # The event of a lost worker is left out with the rest of its journal, so that it may come a moment later.
+        if entry.get("lost"):
             for counter, amount in booked_of(entry).items():
                 sums[counter] = sums.get(counter, 0) + amount
     held = _held(account)
