@@ -17,7 +17,7 @@ test: ## Run every test (a part of them: make test ARGS="tests/proxy -k stream")
 	@sh tools/bootstrap.sh dev
 	@$(python) -m pytest -n 3 --dist worksteal $(ARGS)
 
-torture: ## Kill, freeze and cheat the meter for about five minutes (make torture ARGS="--minutes 1 --seed 7")
+torture: ## Torture the meter with kills, freezes and cheats, about five minutes (make torture ARGS="--minutes 1 --seed 7")
 	@sh tools/bootstrap.sh dev
 	@$(python) -m tests.torture $(ARGS)
 

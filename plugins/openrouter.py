@@ -111,7 +111,9 @@ class OpenRouter(OpenAICompatible):
 
     def generation_request(self, generation_id: str, api_key: str | None) -> UpstreamRequest:
         """Ask for the record of one generation, which may not exist for minutes after its end."""
-        return UpstreamRequest("GET", f"/generation?id={quote(generation_id, safe='')}", self.headers(api_key))
+        return UpstreamRequest(
+            "GET", f"/generation?id={quote(generation_id, safe='')}", self.headers(api_key)
+        )
 
     def read_generation(self, body: bytes) -> Usage | None:
         """Read the record; its native counts are those of the tokenizer that was billed."""
@@ -119,7 +121,9 @@ class OpenRouter(OpenAICompatible):
             record = get(orjson.loads(body), "data")
         except orjson.JSONDecodeError:
             return None
-        prompt, completion = (count(get(record, f"native_tokens_{part}")) for part in ("prompt", "completion"))
+        prompt, completion = (
+            count(get(record, f"native_tokens_{part}")) for part in ("prompt", "completion")
+        )
         cost = amount(get(record, "total_cost"))
         if prompt is None or completion is None or cost is None:
             return None

@@ -29,7 +29,7 @@ from proxy.database import Database
 from proxy.documents import SHARED
 from proxy.errors import UnsupportedMedia
 from proxy.gateway import Gateway
-from proxy.handlers import account, chat, cors, errors, headers, models, system
+from proxy.handlers import account, chat, cors, errors, headers, methods, models, system
 from proxy.handlers.client import client_address
 from proxy.metering.contract import Meter
 from proxy.metering.direct import DirectMeter
@@ -74,6 +74,7 @@ def create_app(
     app.ctx.turns = Turns()
     for blueprint in (chat.blueprint, models.blueprint, account.blueprint, system.blueprint, *blueprints()):
         app.blueprint(blueprint)
+    methods.add_automatic(app)
     app.error_handler.add(Exception, errors.render_error)
     app.on_request(_begin_request)
     app.on_request(cors.answer_preflight)
@@ -205,6 +206,9 @@ def _sanic_config(settings: Settings) -> Config:
             "OAS": False,
             "CORS": False,
             "HEALTH": False,
+            # Ours are added before the start: proxy.handlers.methods.
+            "HTTP_AUTO_HEAD": False,
+            "HTTP_AUTO_OPTIONS": False,
         },
         env_prefix=_NO_ENVIRONMENT,
     )

@@ -137,7 +137,10 @@ def ensure_installed(root: Path, locks: tuple[str, ...]) -> None:
             run(guard.fileno(), os.path.realpath(sys.executable), "-m", "venv", "--clear", str(venv))
         say(f"installing {locks[-1]} (the first time: a minute or two)")
         pip = f"{venv}/bin/python", "-m", "pip", "-qq", "--disable-pip-version-check", "--no-input"
-        run(guard.fileno(), *pip, "install", "--require-hashes", "--requirement", f"{root / locks[-1]}")
+        # The lock is complete. Resolved again, an older pip takes `coverage[toml]`, which a package asks for,
+        # for a thing apart from the locked `coverage`, and refuses its newest version for having no hash.
+        exactly = "install", "--require-hashes", "--no-deps", "--requirement"
+        run(guard.fileno(), *pip, *exactly, f"{root / locks[-1]}")
         partial = stamp.with_suffix(".partial")
         partial.write_text(json.dumps(wanted))
         partial.replace(stamp)

@@ -21,11 +21,11 @@ RULES = {"public", "optional", "user", "admin"}
 
 
 def routes_of(gateway: RunningGateway) -> list[Route]:
-    """List the routes of the account service; what sanic-ext adds for HEAD and OPTIONS calls the same handlers."""
+    """List the routes of the account service; those of HEAD call the handlers of GET, OPTIONS only lists methods."""
     return [
         route
         for route in gateway.app.router.routes
-        if route.path.startswith("api/") and not hasattr(route.handler, "__auto_handler__")
+        if route.path.startswith("api/") and not route.methods <= {"HEAD", "OPTIONS"}
     ]
 
 

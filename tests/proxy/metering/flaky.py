@@ -28,7 +28,7 @@ class FlakyDatabase:
     def __init__(self, database: Database) -> None:
         """Pass everything on to this database."""
         self._database = database
-        self.faults: list[Fault] = []
+        self.faults: list[Fault | None] = []
         self.under_way: list[Command] = []
 
     def __getitem__(self, name: str) -> FlakyCollection:
@@ -43,9 +43,10 @@ class FlakyDatabase:
 
     async def run(self, command: Command, half: Command | None = None) -> Any:
         """Do a command, or what its fault says; raise as the driver does when no answer comes."""
-        if not self.faults:
+        fault = self.faults.pop(0) if self.faults else None
+        if fault is None:
             return await command()
-        match self.faults.pop(0):
+        match fault:
             case Fault.HALF_DONE if half is not None:
                 await half()
             case Fault.DONE | Fault.HALF_DONE:
