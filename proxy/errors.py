@@ -30,6 +30,7 @@ A class carries its HTTP status, OpenAI's `type` and `code` for /v1, and the env
 
 from __future__ import annotations
 
+import math
 from datetime import datetime
 from typing import Any, ClassVar
 
@@ -71,7 +72,7 @@ class GatewayError(Exception):
         """Return the headers that the answer needs besides its body."""
         headers = dict(self.extra_headers)
         if self.retry_after is not None:
-            headers["retry-after"] = str(max(1, round(self.retry_after + 0.499)))
+            headers["retry-after"] = str(max(1, math.ceil(self.retry_after)))
         if self.should_retry is not None:
             headers["x-should-retry"] = "true" if self.should_retry else "false"
         return headers
