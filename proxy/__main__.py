@@ -50,6 +50,9 @@ def main(arguments: list[str] | None = None) -> int:
     except (SettingsError, MongodError, DatabaseError, PluginError, GatewayError) as exc:
         print(f"error: {exc}", file=sys.stderr)
         return 1
+    except PyMongoError as exc:
+        print(f"error: the database went away: {' '.join(str(exc).split())[:200]}", file=sys.stderr)
+        return 1
     except ValidationError as exc:
         reasons = ", ".join(item["msg"].removeprefix("Value error, ") for item in exc.errors())
         print(f"error: {reasons}", file=sys.stderr)
