@@ -30,6 +30,7 @@ from proxy.core.routing import Role
 from proxy.database import Database, DatabaseError
 from proxy.documents import SHARED, User
 from proxy.errors import GatewayError
+from proxy.metering.journal import JournalError
 from proxy.metering.verify import Drift, verify
 from proxy.mongod import EmbeddedMongod, MongodError, embedded_mongod
 from proxy.server import App, create_app, utc_now
@@ -47,7 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
         settings = load()
         logs.configure(settings.log_level)
         status: int = options.command(settings, options)
-    except (SettingsError, MongodError, DatabaseError, PluginError, GatewayError) as exc:
+    except (SettingsError, MongodError, DatabaseError, JournalError, PluginError, GatewayError) as exc:
         print(f"error: {exc}", file=sys.stderr)
         return 1
     except PyMongoError as exc:

@@ -346,3 +346,16 @@ def test_a_port_that_is_taken_is_one_line(tmp_path: Path, mongodb_uri: str) -> N
         assert finished.returncode == 1
         assert f"127.0.0.1:{port}" in finished.stderr
         assert_one_line(finished)
+
+
+def test_a_journal_that_cannot_be_written_is_one_line(tmp_path: Path, mongodb_uri: str) -> None:
+    """A gateway that could not keep its books does not start, and says where it was to keep them."""
+    settings = {
+        "MONGODB_URI": mongodb_uri,
+        "JWT_SECRET": "k3J9x-Qw7Lm2Zp8Rt5Vb1Nc6Hd4Gf0Sa",
+        "DATA_DIR": "/proc/nowhere",
+    }
+    finished = run_command(tmp_path, "serve", seconds=30, PORT=str(free_port()), **settings)
+    assert finished.returncode == 1
+    assert "the journal in /proc/nowhere/journal" in finished.stderr
+    assert_one_line(finished)
