@@ -19,8 +19,9 @@ from proxy.attempt import Attempt
 from proxy.audience import Audience
 from proxy.call import Answer, Client, Plan, Services, observe
 from proxy.core.bill import NOTHING, bill
-from proxy.core.failures import error_for, may_work_elsewhere
+from proxy.core.failures import error_for
 from proxy.core.headers import rate_limit_headers
+from proxy.core.retries import may_work_elsewhere
 from proxy.core.routing import Target
 from proxy.documents import Outcome
 from proxy.errors import GatewayError, Unavailable, openai_body
