@@ -107,7 +107,7 @@ class Itinerary:
             self._add(Step(step.position, now + wait, is_retry=True))
 
     def _wait(self, rounds: int, retry_after: float | None, chance: float) -> float | None:
-        longest = min(self._policy.longest_wait, self._policy.first_wait * 2 ** (rounds - 1))
+        longest = min(self._policy.longest_wait, self._policy.first_wait * 2.0 ** (rounds - 1))
         if retry_after is None:
             return longest * (0.5 + chance / 2)
         # All who were told the same time must not come back at the same time.

@@ -20,11 +20,12 @@ def test_a_key_is_set_aside_for_a_while() -> None:
     ring = Keyring(["a", "b", "c"])
     ring.set_aside("b", 0, 10)
     assert [ring.take(1) for _ in range(4)] == ["a", "c", "a", "c"]
-    assert ring.set_aside_now(1) == 1
+    assert ring.count_set_aside(1) == 1
     assert "b" in [ring.take(10) for _ in range(3)]
     ring.set_aside("a", 10, 10)
-    ring.restore("a")
-    assert ring.set_aside_now(11) == 0
+    assert ring.restore("a")
+    assert not ring.restore("a")
+    assert ring.count_set_aside(11) == 0
 
 
 def test_when_all_are_set_aside_the_least_recently_failed_is_tried() -> None:
