@@ -5,6 +5,7 @@
     half-open --the probe succeeds--> closed
     half-open --the probe fails--> open, for twice as long
     half-open --the probe ends without a verdict--> open, its pause over
+    half-open --the probe takes longer than the longest pause--> half-open, with another probe
 
 Every admission is a ticket. A ticket from before the last change of state changes nothing any more, so that the
 stragglers of an outage neither close nor open anything. Time is an argument, in seconds of any clock that does not
@@ -44,7 +45,7 @@ class Breaker:
         self._policy = policy
         self._ticket = 0
         self._pause = policy.pause
-        self._open_until = 0.0
+        self._until = 0.0
         # Two half windows, so that what counts is between a half and a whole window old, without a list of times.
         self._half_began = 0.0
         self._now = [0, 0]
@@ -55,14 +56,15 @@ class Breaker:
         """Return the ticket of a request that may go, or `None` for one that may not."""
         if self.state is State.CLOSED:
             return self._ticket
-        if self.state is State.HALF_OPEN or now < self._open_until:
+        if now < self._until:
             return None
+        self._until = now + self._policy.longest_pause
         self._change(State.HALF_OPEN)
         return self._ticket
 
     def wait(self, now: float) -> float:
         """Return the seconds until a request may go, as far as anybody knows."""
-        return 0.0 if self.state is State.CLOSED else max(0.0, self._open_until - now)
+        return 0.0 if self.state is State.CLOSED else max(0.0, self._until - now)
 
     def succeeded(self, ticket: int, now: float) -> None:
         """Take note that an admitted request was served."""
@@ -91,11 +93,11 @@ class Breaker:
     def released(self, ticket: int, now: float) -> None:
         """Take note that an admitted request ended without telling anything of the target's health."""
         if ticket == self._ticket and self.state is State.HALF_OPEN:
-            self._open_until = now
+            self._until = now
             self._change(State.OPEN)
 
     def _open(self, now: float) -> None:
-        self._open_until = now + self._pause
+        self._until = now + self._pause
         self._change(State.OPEN)
 
     def _change(self, state: State) -> None:

@@ -37,18 +37,19 @@ class Keyring:
         if key in self.keys:
             self._aside[key] = (now, now + seconds)
 
-    def restore(self, key: str) -> bool:
-        """Take note that a key works, and say whether it was set aside."""
-        return self._aside.pop(key, None) is not None
+    def restore(self, key: str) -> None:
+        """Take note that a key works."""
+        self._aside.pop(key, None)
 
     def count_set_aside(self, now: float) -> int:
         """Return how many keys are set aside."""
         self._forget(now)
         return len(self._aside)
 
-    def has_good(self, now: float) -> bool:
-        """Say whether a key is left that is not set aside."""
-        return self.count_set_aside(now) < len(self.keys)
+    def has_other(self, key: str | None, now: float) -> bool:
+        """Say whether another key than this one is left that is not set aside."""
+        self._forget(now)
+        return any(each != key and each not in self._aside for each in self.keys)
 
     def _forget(self, now: float) -> None:
         over = [key for key, (_, until) in self._aside.items() if until <= now]
