@@ -12,7 +12,7 @@ from plugins.openai_compatible import OpenAICompatible
 from plugins.openrouter import OpenRouter
 from proxy.reconcile import Reconciler
 from proxy.relay import Endpoint, Relay
-from proxy.settings import Timeouts
+from proxy.routes import Timeouts
 
 RECORD = {
     "data": {"id": "gen-1", "native_tokens_prompt": 13, "native_tokens_completion": 1, "total_cost": 0.1}
