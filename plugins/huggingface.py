@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from plugins.contract import ChatCall, Failure, FailureKind, Head, Json, ModelInfo, Offering, Price, Usage
+from plugins.contract import Api, ApiCall, Failure, FailureKind, Head, Json, ModelInfo, Offering, Price, Usage
 from plugins.openai_compatible import OpenAICompatible, amount, count, get, seconds, text
 
 # OpenRouter's words about routing; here the routing is in the id's suffix.
@@ -23,9 +23,11 @@ RESET = re.compile(r";\s*t=(\d+)")
 class HuggingFace(OpenAICompatible):
     """The router at router.huggingface.co."""
 
-    def chat_body(self, call: ChatCall) -> Json:
+    APIS = frozenset({Api.CHAT, Api.RESPONSES, Api.MESSAGES})
+
+    def body(self, call: ApiCall) -> Json:
         """Leave out what only OpenRouter understands."""
-        body = super().chat_body(call)
+        body = super().body(call)
         return {key: body[key] for key in body if key not in FOREIGN_FIELDS}
 
     def cap_field(self, body: Mapping[str, Any]) -> str:  # noqa: ARG002 - the signature of the class above

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 
-from plugins.contract import ChatCall, Failure, FailureKind, UpstreamRequest
+from plugins.contract import ApiCall, Failure, FailureKind, UpstreamRequest
 from proxy.audience import Audience
 from proxy.call import Plan, Services
 from proxy.core.answer import read_answer
@@ -112,8 +112,8 @@ class Attempt:
         # A provider that honours the price which the hold was computed at cannot cost more than the hold.
         has_budget = want.key_limits is not None and want.key_limits.has_budget
         price = want.demand.price if has_budget else None
-        call = ChatCall(body, self.target.model, chat.stream, cap, max_price=price)
-        return self._endpoint.provider.chat_request(call, self._endpoint.next_key())
+        call = ApiCall(body, self.target.model, chat.stream, cap, max_price=price)
+        return self._endpoint.provider.api_request(call, self._endpoint.next_key())
 
     def _read_head(self, response: UpstreamResponse) -> None:
         self._status = response.status

@@ -11,13 +11,15 @@ import orjson
 from hypothesis import strategies as st
 
 from plugins.contract import (
-    ChatCall,
+    Api,
+    ApiCall,
     Failure,
     FailureKind,
     Head,
     Json,
     ModelInfo,
     Provider,
+    Translator,
     UpstreamRequest,
     Usage,
 )
@@ -63,7 +65,16 @@ class FakeProvider:
         """Know no models."""
         raise NotImplementedError
 
-    def chat_request(self, call: ChatCall, api_key: str | None) -> UpstreamRequest:
+    @property
+    def apis(self) -> frozenset[Api]:
+        """Have every API."""
+        return frozenset(Api)
+
+    def translator(self, call: ApiCall) -> Translator | None:  # noqa: ARG002  the signature of the contract
+        """Speak OpenAI's form."""
+        return None
+
+    def api_request(self, call: ApiCall, api_key: str | None) -> UpstreamRequest:
         """Ask for nothing."""
         raise NotImplementedError
 
