@@ -10,13 +10,12 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 
-from plugins.contract import ApiCall, Failure, FailureKind, UpstreamRequest
+from plugins.contract import ApiCall, Failure, FailureKind, Translator, UpstreamRequest
 from proxy.audience import Audience
 from proxy.call import Plan, Services
-from proxy.core.answer import read_answer
+from proxy.core.answer_stream import AnswerStream
 from proxy.core.bill import Served
 from proxy.core.routing import Target, with_native_models
-from proxy.core.stream import ChatStream
 from proxy.documents import Outcome
 from proxy.metering.contract import AttemptRecord, Progress, Reservation
 from proxy.relay import MAX_ANSWER_BYTES, RelayFailed, UpstreamResponse
@@ -50,7 +49,8 @@ class Attempt:
         self._started_at = services.clock()
         self._milliseconds = 0
         self._status: int | None = None
-        self._stream: ChatStream | None = None
+        self._stream: AnswerStream | None = None
+        self._translator: Translator | None = None
         self.was_reached = True
         self.is_abandoned = False
         self.failure: Failure | None = None
@@ -64,6 +64,11 @@ class Attempt:
     def is_streaming(self) -> bool:
         """Say whether a stream has been opened."""
         return self._stream is not None
+
+    @property
+    def events(self) -> int:
+        """Return how many events of a stream the client has got, where its API numbers them."""
+        return self._stream.events if self._stream else 0
 
     async def run(self, deadline: float) -> Failure | None:
         """Serve the call, or return why not; a stream has until `deadline`, in the loop's time."""
@@ -112,7 +117,8 @@ class Attempt:
         # A provider that honours the price which the hold was computed at cannot cost more than the hold.
         has_budget = want.key_limits is not None and want.key_limits.has_budget
         price = want.demand.price if has_budget else None
-        call = ApiCall(body, self.target.model, chat.stream, cap, max_price=price)
+        call = ApiCall(body, self.target.model, chat.stream, cap, max_price=price, api=chat.form.api)
+        self._translator = self._endpoint.provider.translator(call)
         return self._endpoint.provider.api_request(call, self._endpoint.next_key())
 
     def _read_head(self, response: UpstreamResponse) -> None:
@@ -134,14 +140,15 @@ class Attempt:
         """Read a whole answer."""
         try:
             async with asyncio.timeout(self._endpoint.timeouts.total):
-                self.body = await response.read(MAX_ANSWER_BYTES)
+                body = await response.read(MAX_ANSWER_BYTES)
         except TimeoutError:
             return Failure(FailureKind.TIMEOUT, "The provider did not finish its answer in time.")
         except RelayFailed:
             # It was computed and billed as a whole, however little of it has arrived.
             self.served = replace(self.served, deltas=1, output_bytes=response.received)
             raise
-        answer = read_answer(self._endpoint.provider, self.body)
+        answer = self._plan.chat.form.read_answer(self._endpoint.provider, body, self._translator)
+        self.body = answer.body
         backing = answer.backing or self.served.backing
         # A whole answer that failed delivers nothing, so nothing of it is estimated.
         size = 0 if answer.failure else answer.output_bytes
@@ -153,9 +160,8 @@ class Attempt:
     async def _pump(self, response: UpstreamResponse, deadline: float) -> Failure | None:
         """Pass a stream on, event by event, until it ends."""
         timeouts = self._endpoint.timeouts
-        stream = self._stream = ChatStream(
-            self._endpoint.provider, include_usage=self._plan.chat.include_usage
-        )
+        chat = self._plan.chat
+        stream = self._stream = chat.form.stream(self._endpoint.provider, chat, self._translator)
         first = min(deadline, self._loop.time() + timeouts.first_byte)
         try:
             async with asyncio.timeout_at(first) as patience:
@@ -179,7 +185,7 @@ class Attempt:
             self.body = stream.finish()
         return stream.failure
 
-    async def _pass_on(self, stream: ChatStream, chunk: bytes) -> None:
+    async def _pass_on(self, stream: AnswerStream, chunk: bytes) -> None:
         """Give the client what some bytes of the provider make, and see what they tell."""
         out = stream.feed(chunk)
         if self.first_token_at is None and stream.started:
@@ -192,12 +198,12 @@ class Attempt:
             self._take_stock(stream)
             self._note()
 
-    def _is_past_the_cap(self, stream: ChatStream) -> bool:
+    def _is_past_the_cap(self, stream: AnswerStream) -> bool:
         """Say whether a provider goes on after its cap: none makes a delta of less than a token."""
         cap = self._reservation.output_tokens * self._plan.chat.choices
         return not stream.is_done and stream.deltas > cap
 
-    def _take_stock(self, stream: ChatStream) -> None:
+    def _take_stock(self, stream: AnswerStream) -> None:
         backing = stream.backing or self.served.backing
         self.served = Served(stream.usage, backing, stream.deltas, stream.output_bytes)
         self.served_model = stream.served_model

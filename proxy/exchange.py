@@ -12,8 +12,6 @@ from collections.abc import Coroutine
 from dataclasses import replace
 from typing import Any
 
-import orjson
-
 from plugins.contract import Failure, FailureKind
 from proxy.attempt import Attempt
 from proxy.audience import Audience
@@ -23,7 +21,7 @@ from proxy.core.failures import error_for, may_work_elsewhere
 from proxy.core.headers import rate_limit_headers
 from proxy.core.routing import Target
 from proxy.documents import Outcome
-from proxy.errors import GatewayError, Unavailable, openai_body
+from proxy.errors import GatewayError, Unavailable
 from proxy.metering.contract import AttemptRecord, Reservation, Settlement
 
 SETTLE_SECONDS = 2.0
@@ -200,7 +198,9 @@ class Exchange:
             error = self._error(failure)
             if not self._audience.has_started:
                 raise error
-            await self._audience.send(b"data: %b\n\n" % orjson.dumps(openai_body(error)))
+            number = self._attempt.events if self._attempt else 0
+            form, request_id = self._plan.chat.form, self._plan.want.request_id
+            await self._audience.send(form.error_event(error, request_id, number=number))
         return Answer(b"", {}, settlement)
 
     def _error(self, failure: Failure | None) -> GatewayError:
