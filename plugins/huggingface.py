@@ -16,6 +16,7 @@ from plugins.openai_compatible import OpenAICompatible, amount, count, get, seco
 # OpenRouter's words about routing; here the routing is in the id's suffix.
 FOREIGN_FIELDS = ("models", "provider", "plugins", "route", "transforms")
 MILLIONTH = -6
+STATUS_FIRST = re.compile(r"([45]\d\d)\s")
 # The hub's own limit answers with IETF's header, `"api";r=0;t=55`, and without Retry-After.
 RESET = re.compile(r";\s*t=(\d+)")
 
@@ -58,6 +59,14 @@ class HuggingFace(OpenAICompatible):
         """Drop any cost: the router passes bodies through unchanged, and bills by its own list."""
         usage = super().read_usage(frame)
         return usage and replace(usage, cost=None, upstream_cost=None, is_byok=False)
+
+    def read_error(self, frame: Json) -> Failure | None:
+        """Judge by the status that /responses puts before the words of what failed, in an answer with status 200."""
+        failure = super().read_error(frame)
+        status = STATUS_FIRST.match(failure.message) if failure else None
+        if failure is None or status is None:
+            return failure
+        return super().read_error({"error": {"code": status[1], "message": failure.message}})
 
     def read_failure(self, status: int, headers: Mapping[str, str], body: bytes) -> Failure:
         """Read the hub's own wait where the plain one is missing."""

@@ -45,7 +45,7 @@ KINDS = {
     "503_html_sim": FailureKind.PROVIDER,
     "504_html_sim": FailureKind.TIMEOUT,
     "503_legacy_loading": FailureKind.PROVIDER,
-    "200_responses_auth_failure": FailureKind.PROVIDER,
+    "200_responses_auth_failure": FailureKind.CREDENTIALS,
 }
 WAITS = {"429_upstream_openai_shape_sim": 2, "429_hub_ratelimit_headers": 55}
 
@@ -247,3 +247,17 @@ def test_no_list_breaks_it(body: bytes) -> None:
 def test_no_caller_breaks_it(body: dict[str, Any], stream: bool) -> None:  # noqa: FBT001
     """Any body becomes a request."""
     assert orjson.loads(ROUTER.api_request(ApiCall(body, "m", stream, None), None).body)["model"] == "m"
+
+
+def test_a_failed_response_says_its_status_in_words() -> None:
+    """A refusal inside of a 200 is judged by the status before its words, and any other error as always."""
+    for message, kind in (
+        ('401 "Invalid username or password."', FailureKind.CREDENTIALS),
+        ("429 Too many requests", FailureKind.RATE_LIMIT),
+        ("4011 is a number", FailureKind.PROVIDER),
+        ("boom", FailureKind.PROVIDER),
+    ):
+        failure = ROUTER.read_error({"error": {"code": "server_error", "message": message}})
+        assert failure is not None
+        assert (failure.kind, failure.message) == (kind, message)
+    assert ROUTER.read_error({"error": None}) is None
