@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 
-from plugins.contract import ApiCall, Failure, FailureKind, Translator, UpstreamRequest
+from plugins.contract import ApiCall, Failure, FailureKind, Framing, Translator, UpstreamRequest
 from proxy.audience import Audience
 from proxy.call import Plan, Services
 from proxy.core.answer_stream import AnswerStream
@@ -131,10 +131,14 @@ class Attempt:
     async def _read(self, response: UpstreamResponse, deadline: float) -> Failure | None:
         if not 200 <= response.status < 300:  # noqa: PLR2004  success, as HTTP defines it
             return await self._services.relay.read_failure(self.target.entry.provider, response)
-        is_whole = "json" in response.headers.get("content-type", "").lower()
-        if self._plan.chat.stream and not is_whole:
+        if self._plan.chat.stream and not self._is_whole(response):
             return await self._pump(response, deadline)
         return await self._collect(response)
+
+    def _is_whole(self, response: UpstreamResponse) -> bool:
+        """Say whether a body is one document, which nobody who was asked for a stream should send."""
+        is_json = "json" in response.headers.get("content-type", "").lower()
+        return is_json and (self._translator is None or self._translator.framing is not Framing.LINES)
 
     async def _collect(self, response: UpstreamResponse) -> Failure | None:
         """Read a whole answer."""
