@@ -73,7 +73,7 @@ class Parrot:
 
     def read_models(self, body: bytes) -> Sequence[ModelInfo]:
         usd = {name: [Decimal(each) / 10**6 for each in pair] for name, pair in json.loads(body).items()}
-        return [ModelInfo(name, name.title(), Price(*pair)) for name, pair in usd.items()]
+        return [ModelInfo(name, name.title(), Price(pair[0], pair[1])) for name, pair in usd.items()]
 
     def read_usage(self, frame: Json) -> Usage | None:
         usage = frame.get("usage")

@@ -23,6 +23,7 @@ from plugins.contract import (
     UpstreamRequest,
     Usage,
 )
+from proxy.core.answer_stream import AnswerStream
 from proxy.core.stream import ChatStream
 
 FIXTURES = {
@@ -114,8 +115,13 @@ def run(
     include_usage: bool = True,
     limit: int = 100_000,
 ) -> Outcome:
-    """Play a stream to its end."""
+    """Play a stream of chunks to its end."""
     stream = ChatStream(provider or FakeProvider(), include_usage=include_usage, max_event_bytes=limit)
+    return play(stream, pieces)
+
+
+def play(stream: AnswerStream, pieces: list[bytes]) -> Outcome:
+    """Play a stream to its end."""
     sent = b"".join([stream.feed(piece) for piece in pieces])
     closing = stream.finish()
     return Outcome(
