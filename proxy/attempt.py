@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from decimal import Decimal
 
-from plugins.contract import ApiCall, Failure, FailureKind, Framing, Translator, UpstreamRequest
+from plugins.contract import ApiCall, Failure, FailureKind, Framing, Translator, UpstreamRequest, Usage
 from proxy.audience import Audience
 from proxy.call import Plan, Services
 from proxy.core.answer_stream import AnswerStream
-from proxy.core.bill import Served
-from proxy.core.routing import Target, with_native_models
+from proxy.core.bill import NOTHING, Bill, Served, bill
+from proxy.core.routing import with_native_models
 from proxy.documents import Outcome
+from proxy.health import Admission
 from proxy.metering.contract import AttemptRecord, Progress, Reservation
 from proxy.relay import MAX_ANSWER_BYTES, RelayFailed, UpstreamResponse
 
@@ -31,19 +33,27 @@ class Attempt:
     """One request to one target.
 
     `body` is the whole answer, or a stream's last bytes, to be sent when all is settled. `was_reached` says
-    whether the provider may have seen the request, `is_abandoned` that reading on was of no use: the client has left.
+    whether the provider may have seen the request, `is_served` that its answer was read to a good end, and
+    `is_abandoned` that reading on was of no use: the client has left.
     """
 
     def __init__(
-        self, target: Target, plan: Plan, reservation: Reservation, audience: Audience, services: Services
+        self,
+        admission: Admission,
+        plan: Plan,
+        reservation: Reservation,
+        audience: Audience,
+        services: Services,
     ) -> None:
         """Prepare; `run` does everything."""
-        self.target = target
+        self.target = admission.target
+        self._admission = admission
         self._plan = plan
         self._reservation = reservation
         self._audience = audience
         self._services = services
-        self._endpoint = services.relay.endpoints[target.entry.provider]
+        self._endpoint = admission.endpoint
+        self._timeouts = admission.endpoint.timeouts.changed(self.target.timeouts)
         self._loop = asyncio.get_running_loop()
         self._began = self._noted_at = self._loop.time()
         self._started_at = services.clock()
@@ -52,6 +62,7 @@ class Attempt:
         self._stream: AnswerStream | None = None
         self._translator: Translator | None = None
         self.was_reached = True
+        self.is_served = False
         self.is_abandoned = False
         self.failure: Failure | None = None
         self.served = Served()
@@ -59,36 +70,50 @@ class Attempt:
         self.generation_id: str | None = None
         self.first_token_at: float | None = None
         self.body = b""
+        self._is_over = False
 
     @property
     def is_streaming(self) -> bool:
-        """Say whether a stream has been opened."""
-        return self._stream is not None
+        """Say whether a stream is open."""
+        return self._stream is not None and not self._is_over
 
     @property
     def events(self) -> int:
         """Return how many events of a stream the client has got, where its API numbers them."""
         return self._stream.events if self._stream else 0
 
-    async def run(self, deadline: float) -> Failure | None:
-        """Serve the call, or return why not; a stream has until `deadline`, in the loop's time."""
-        name = self.target.entry.provider
-        # Many providers send the head of a whole answer when they have computed it.
-        patience = None if self._plan.chat.stream else self._endpoint.timeouts.total
+    async def run(self, call_began: float) -> Failure | None:
+        """Serve the call, or return why not; the target's whole time counts from the begin of the call."""
+        deadline = call_began + self._timeouts.total
         try:
-            response = await self._services.relay.send(name, self._request(), patience=patience)
+            response = await self._send(deadline - self._began)
             try:
                 self._read_head(response)
                 self.failure = await self._read(response, deadline)
             finally:
                 await response.aclose()
+            self.is_served = self.failure is None and not self.is_abandoned
         except RelayFailed as exc:
             self.failure, self.was_reached = exc.failure, exc.reached
         finally:
+            self._is_over = True
             self._milliseconds = round((self._loop.time() - self._began) * 1000)
+            self._admission.ended(self.failure, is_served=self.is_served)
         return self.failure
 
-    def record(self, ending: Outcome | None) -> AttemptRecord:
+    def bill(self, usage: Usage | None = None) -> Bill:
+        """Make the bill of this attempt, by the provider's own record if it is given."""
+        if not self.was_reached:
+            return NOTHING
+        served = self.served if usage is None else replace(self.served, usage=usage)
+        # Where it was we who lost patience, nobody has said that nothing will be billed.
+        has_failed = self.failure is not None and (
+            self.failure.kind is not FailureKind.TIMEOUT or self.failure.status is not None
+        )
+        estimate = self._reservation.want.prompt_estimate
+        return bill(self.target.entry, served, prompt_estimate=estimate, has_failed=has_failed)
+
+    def record(self, cost: Decimal | None, ending: Outcome | None) -> AttemptRecord:
         """Return what is kept of this attempt; `ending` is what ended it early, if something did."""
         outcome = str(self.failure.kind if self.failure else ending or Outcome.COMPLETED)
         return AttemptRecord(
@@ -99,6 +124,7 @@ class Attempt:
             self._milliseconds,
             self._status,
             self.generation_id,
+            cost,
         )
 
     def should_cancel(self) -> bool:
@@ -119,7 +145,13 @@ class Attempt:
         price = want.demand.price if has_budget else None
         call = ApiCall(body, self.target.model, chat.stream, cap, max_price=price, api=chat.form.api)
         self._translator = self._endpoint.provider.translator(call)
-        return self._endpoint.provider.api_request(call, self._endpoint.next_key())
+        return self._endpoint.provider.api_request(call, self._admission.api_key)
+
+    async def _send(self, time_left: float) -> UpstreamResponse:
+        # Many providers send the head of a whole answer when they have computed it.
+        patience = min(time_left, self._timeouts.first_byte) if self._plan.chat.stream else time_left
+        name, timeouts = self.target.entry.provider, self._timeouts
+        return await self._services.relay.send(name, self._request(), timeouts=timeouts, patience=patience)
 
     def _read_head(self, response: UpstreamResponse) -> None:
         self._status = response.status
@@ -133,17 +165,17 @@ class Attempt:
             return await self._services.relay.read_failure(self.target.entry.provider, response)
         if self._plan.chat.stream and not self._is_whole(response):
             return await self._pump(response, deadline)
-        return await self._collect(response)
+        return await self._collect(response, deadline)
 
     def _is_whole(self, response: UpstreamResponse) -> bool:
         """Say whether a body is one document, which nobody who was asked for a stream should send."""
         is_json = "json" in response.headers.get("content-type", "").lower()
         return is_json and (self._translator is None or self._translator.framing is not Framing.LINES)
 
-    async def _collect(self, response: UpstreamResponse) -> Failure | None:
+    async def _collect(self, response: UpstreamResponse, deadline: float) -> Failure | None:
         """Read a whole answer."""
         try:
-            async with asyncio.timeout(self._endpoint.timeouts.total):
+            async with asyncio.timeout_at(deadline):
                 body = await response.read(MAX_ANSWER_BYTES)
         except TimeoutError:
             return Failure(FailureKind.TIMEOUT, "The provider did not finish its answer in time.")
@@ -163,10 +195,9 @@ class Attempt:
 
     async def _pump(self, response: UpstreamResponse, deadline: float) -> Failure | None:
         """Pass a stream on, event by event, until it ends."""
-        timeouts = self._endpoint.timeouts
         chat = self._plan.chat
         stream = self._stream = chat.form.stream(self._endpoint.provider, chat, self._translator)
-        first = min(deadline, self._loop.time() + timeouts.first_byte)
+        first = min(deadline, self._loop.time() + self._timeouts.first_byte)
         try:
             async with asyncio.timeout_at(first) as patience:
                 async for chunk in response.chunks():
@@ -175,7 +206,7 @@ class Attempt:
                         return None
                     if stream.failure is not None or stream.is_done or self._is_past_the_cap(stream):
                         break
-                    patience.reschedule(min(deadline, self._loop.time() + timeouts.idle))
+                    patience.reschedule(min(deadline, self._loop.time() + self._timeouts.idle))
         except TimeoutError:
             if self._audience.is_slow:
                 self._audience.is_gone = self.is_abandoned = True
@@ -194,6 +225,8 @@ class Attempt:
         out = stream.feed(chunk)
         if self.first_token_at is None and stream.started:
             self.first_token_at = self._loop.time()
+            if stream.failure is None:
+                self._admission.has_begun()
         if out:
             await self._audience.send(out)
         # Who serves, and so whether closing stops the bill, may be known only now.

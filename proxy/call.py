@@ -13,6 +13,7 @@ from proxy.core.api import ApiRequest
 from proxy.core.pricing import to_pico
 from proxy.core.routing import Target
 from proxy.core.rules import used_of
+from proxy.health import Health
 from proxy.metering.contract import Meter, Reservation, Settlement, Want
 from proxy.metering.event import is_over_hold
 from proxy.metrics import Metrics
@@ -58,6 +59,7 @@ class Services:
     """What calls are served with."""
 
     relay: Relay
+    health: Health
     meter: Meter
     reconciler: Reconciler
     metrics: Metrics

@@ -8,20 +8,23 @@ is settled or refunded exactly once, and a stream's last bytes are sent only aft
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+import random
+from collections.abc import Coroutine, Iterator
 from dataclasses import replace
 from typing import Any
 
-from plugins.contract import Failure, FailureKind
+from plugins.contract import Failure, FailureKind, Usage
 from proxy.attempt import Attempt
 from proxy.audience import Audience
 from proxy.call import Answer, Client, Plan, Services, observe
-from proxy.core.bill import NOTHING, bill
-from proxy.core.failures import error_for, may_work_elsewhere
+from proxy.core.bill import NOTHING
+from proxy.core.failures import error_for
 from proxy.core.headers import rate_limit_headers
+from proxy.core.retries import Itinerary, Step
 from proxy.core.routing import Target
 from proxy.documents import Outcome
 from proxy.errors import GatewayError, Unavailable
+from proxy.health import Admission, Spared
 from proxy.metering.contract import AttemptRecord, Reservation, Settlement
 
 SETTLE_SECONDS = 2.0
@@ -42,8 +45,9 @@ class Exchange:
         self._reservation: Reservation | None = None
         self._ending: Outcome | None = None
         self._is_over = False
+        self._target = self._to_blame = plan.targets[0]
         self._attempt: Attempt | None = None
-        self._attempts: list[AttemptRecord] = []
+        self._attempts: list[Attempt] = []
 
     def client_left(self) -> None:
         """Take note that nobody listens any more: close the upstream where that stops the bill, else read on."""
@@ -81,32 +85,57 @@ class Exchange:
         return await self._close(failure, await self._conclude(reservation, failure))
 
     async def _serve(self, reservation: Reservation) -> Failure | None:
-        """Try the targets in order until one serves; return the failure of the last one tried."""
-        failure = None
-        for target in self._plan.targets:
-            if self._audience.is_gone or self._ending is not None:
-                self._ending = self._ending or Outcome.CLIENT_GONE
+        """Try the targets until one serves; return the failure of the last one tried."""
+        health, targets = self._services.health, self._plan.targets
+        itinerary, failure = Itinerary(len(targets), health.retries), None
+        while (step := itinerary.next()) is not None and await self._is_time_for(step):
+            self._go_to(targets[step.position])
+            admission = health.admit(self._target, is_retry=step.is_retry)
+            if isinstance(admission, Spared):
+                failure = failure or self._spared(admission)
+                continue
+            attempt = self._attempt = self._new_attempt(admission, reservation)
+            failure, self._to_blame = await attempt.run(self._began), self._target
+            if failure is None or self._audience.has_started:
                 return failure
-            failure = await self._try(target, reservation)
-            if failure is None or self._audience.has_started or not may_work_elsewhere(failure):
-                return failure
+            itinerary.failed(
+                step,
+                failure,
+                was_reached=attempt.was_reached,
+                has_other_key=admission.may_use_another_key(failure),
+                moment=(self._loop.time(), random.random()),  # noqa: S311  jitter, not a secret
+            )
         return failure
 
-    async def _try(self, target: Target, reservation: Reservation) -> Failure | None:
-        """Make one attempt, and keep the record of it."""
-        name = target.entry.provider
-        self._audience.headers = self._headers(name, reservation)
-        attempt = self._attempt = Attempt(target, self._plan, reservation, self._audience, self._services)
-        try:
-            failure = await attempt.run(self._began + self._services.relay.endpoints[name].timeouts.total)
-            if attempt.is_abandoned:
-                self._ending = self._ending or Outcome.CLIENT_GONE
-        finally:
-            kind = attempt.failure.kind if attempt.failure else "served"
-            self._services.metrics.attempts.labels(name, kind).inc()
-            if attempt.was_reached:
-                self._attempts.append(attempt.record(self._ending))
-        return failure
+    def _spared(self, spared: Spared) -> Failure:
+        self._to_blame = self._target
+        return Failure(FailureKind.UNREACHABLE, "It is spared.", retry_after=max(1.0, spared.seconds))
+
+    async def _is_time_for(self, step: Step) -> bool:
+        """Wait for a step; say whether it is still of use."""
+        target = self._plan.targets[step.position]
+        timeouts = self._services.relay.endpoints[target.entry.provider].timeouts.changed(target.timeouts)
+        if max(step.not_before, self._loop.time()) >= self._began + timeouts.total:
+            return False
+        wait = step.not_before - self._loop.time()
+        if wait > 0:
+            await asyncio.sleep(wait)
+        if self._audience.is_gone:
+            self._ending = self._ending or Outcome.CLIENT_GONE
+        return self._ending is None
+
+    def _go_to(self, target: Target) -> None:
+        """Turn to a target, and count it if that means leaving another one."""
+        if target is not self._target:
+            left = self._target.entry
+            self._services.metrics.fallbacks.labels(left.provider, left.info.id).inc()
+        self._target = target
+
+    def _new_attempt(self, admission: Admission, reservation: Reservation) -> Attempt:
+        self._audience.headers = self._headers(self._target.entry.provider, reservation)
+        attempt = Attempt(admission, self._plan, reservation, self._audience, self._services)
+        self._attempts.append(attempt)
+        return attempt
 
     def _headers(self, provider: str, reservation: Reservation) -> dict[str, str]:
         headers = {"x-aipasta-provider": provider}
@@ -118,36 +147,35 @@ class Exchange:
     async def _conclude(self, reservation: Reservation, failure: Failure | None) -> Settlement | None:
         """Settle, or refund what never reached a provider."""
         self._is_over = True
-        if not self._attempts or self._attempt is None:
+        if self._attempt is not None and self._attempt.is_abandoned:
+            self._ending = self._ending or Outcome.CLIENT_GONE
+        # The last one that was reached: those before it reported failure, and whatever they cost is theirs alone.
+        reached = [attempt for attempt in self._attempts if attempt.was_reached]
+        if not reached:
             await self._services.meter.refund(reservation)
             return None
-        settlement = self._settlement(self._attempt, reservation, failure)
-        if self._record_is_wanted(self._attempt, settlement):
-            _ = self._in_background(self._settle_by_record(self._attempt, reservation, settlement))
+        settlement = self._settlement(reached[-1], failure)
+        if self._record_is_wanted(reached[-1], settlement):
+            _ = self._in_background(self._settle_by_record(reached[-1], reservation, settlement))
             return settlement
-        observe(self._services.metrics, self._attempt.target.entry.info.id, reservation, settlement)
+        observe(self._services.metrics, reached[-1].target.entry.info.id, reservation, settlement)
         task = self._in_background(self._services.meter.settle(reservation, settlement))
         await asyncio.wait({task}, timeout=SETTLE_SECONDS)
         return settlement
 
-    def _settlement(self, attempt: Attempt, reservation: Reservation, failure: Failure | None) -> Settlement:
-        entry, now = attempt.target.entry, self._loop.time()
-        # Where it was we who lost patience, nobody has said that nothing will be billed.
-        has_failed = failure is not None and (
-            failure.kind is not FailureKind.TIMEOUT or failure.status is not None
-        )
-        made = bill(
-            entry, attempt.served, prompt_estimate=reservation.want.prompt_estimate, has_failed=has_failed
-        )
-        first = attempt.first_token_at
+    def _settlement(
+        self, attempt: Attempt, failure: Failure | None, usage: Usage | None = None
+    ) -> Settlement:
+        """Say what the call has cost: what the attempt has that served it, or was the last to reach a provider."""
+        entry, first = attempt.target.entry, attempt.first_token_at
         return Settlement(
             outcome=self._outcome(failure),
-            bill=made,
+            bill=attempt.bill(usage),
             usd_inr_rate=self._services.usd_inr_rate,
             provider=entry.provider,
             model=attempt.target.model,
-            total_ms=round((now - self._began) * 1000),
-            attempts=(*self._attempts[:-1], replace(self._attempts[-1], cost=made.charge.cost)),
+            total_ms=round((self._loop.time() - self._began) * 1000),
+            attempts=tuple(self._records(attempt, usage)),
             served_model=attempt.served_model,
             backing=attempt.served.backing,
             generation_id=attempt.generation_id,
@@ -155,6 +183,11 @@ class Exchange:
             price=entry.price,
             first_token_ms=None if first is None else round((first - self._began) * 1000),
         )
+
+    def _records(self, settled: Attempt, usage: Usage | None) -> Iterator[AttemptRecord]:
+        for attempt in self._attempts:
+            cost = attempt.bill(usage if attempt is settled else None).charge.cost
+            yield attempt.record(cost, self._ending)
 
     def _record_is_wanted(self, attempt: Attempt, settlement: Settlement) -> bool:
         """Say whether the provider may know better than our estimate what a cut stream has cost."""
@@ -171,13 +204,8 @@ class Exchange:
         """Hold what is held until the provider has said what it was, or for as long as it may take to."""
         usage = await self._services.reconciler.resolve(settlement.provider, attempt.generation_id or "")
         if usage is not None:
-            made = bill(
-                attempt.target.entry,
-                replace(attempt.served, usage=usage),
-                prompt_estimate=reservation.want.prompt_estimate,
-                has_failed=False,
-            )
-            settlement = replace(settlement, bill=made)
+            records = tuple(self._records(attempt, usage))
+            settlement = replace(settlement, bill=attempt.bill(usage), attempts=records)
         observe(self._services.metrics, attempt.target.entry.info.id, reservation, settlement)
         await self._services.meter.settle(reservation, settlement)
 
@@ -204,10 +232,10 @@ class Exchange:
         return Answer(b"", {}, settlement)
 
     def _error(self, failure: Failure | None) -> GatewayError:
-        if failure is None or self._attempt is None:
+        if failure is None:
             message = "This gateway is shutting down; try again."
             return Unavailable(message, retry_after=1)
-        name = self._attempt.target.entry.provider
+        name = self._to_blame.entry.provider
         message = self._services.relay.endpoints[name].without_secrets(failure.message)
         return error_for(replace(failure, message=message), name)
 

@@ -8,10 +8,9 @@ exceptions become `RelayFailed` here and nowhere else.
 from __future__ import annotations
 
 import asyncio
-import itertools
 import secrets
 import ssl
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from urllib.parse import urlsplit
@@ -21,13 +20,18 @@ import httpx
 from httpx_aiohttp import AiohttpTransport
 
 from plugins.contract import Failure, FailureKind, Provider, SelfAnswering, UpstreamRequest
-from proxy.settings import Timeouts
+from proxy.core.keyring import Keyring
+from proxy.routes import Timeouts
 
 MAX_ANSWER_BYTES = 64 * 2**20
 _MAX_ERROR_BYTES = 64 * 2**10
 _MAX_HEADER_BYTES = 32 * 2**10
 _CONNECTIONS_PER_PROVIDER = 1_000
 _KEEP_ALIVE_SECONDS = 20.0
+
+ENCODED = Failure(
+    FailureKind.PROVIDER, "The provider's answer has a content encoding that was not asked for."
+)
 
 Clock = Callable[[], datetime]
 
@@ -68,13 +72,15 @@ class Endpoint:
     api_keys: tuple[str, ...]
     timeouts: Timeouts
     transport: httpx.AsyncBaseTransport
-    _turns: Iterator[int] = field(default_factory=itertools.count)
+    keyring: Keyring = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Begin with the first key."""
+        self.keyring = Keyring(self.api_keys)
 
     def next_key(self) -> str | None:
-        """Return the next API key in turn, or `None` when the provider needs none."""
-        if not self.api_keys:
-            return None
-        return self.api_keys[next(self._turns) % len(self.api_keys)]
+        """Return the API key whose turn it is, or `None` when the provider needs none."""
+        return self.keyring.take(asyncio.get_running_loop().time())
 
     def without_secrets(self, text: str) -> str:
         """Take out of a provider's text what only the operator may know: its keys and where it is."""
@@ -97,7 +103,10 @@ class UpstreamResponse:
         self._closed = False
 
     async def chunks(self) -> AsyncIterator[bytes]:
-        """Iterate over the body as it arrives; raise `RelayFailed` when it breaks off."""
+        """Iterate over the body as it arrives; raise `RelayFailed` when it breaks off, or is encoded."""
+        if self.headers.get("content-encoding", "identity").strip().lower() not in ("", "identity"):
+            # It was asked for as it is; what unpacks has no bound that a sender of few bytes has to keep.
+            raise RelayFailed(ENCODED, reached=True)
         try:
             async for chunk in self._response.stream:  # type: ignore[union-attr]  # an async transport streams so
                 self.received += len(chunk)
@@ -134,20 +143,27 @@ class Relay:
         self.endpoints = dict(endpoints)
 
     async def send(
-        self, name: str, request: UpstreamRequest, *, patience: float | None = None
+        self,
+        name: str,
+        request: UpstreamRequest,
+        *,
+        timeouts: Timeouts | None = None,
+        patience: float | None = None,
     ) -> UpstreamResponse:
         """Send a request and wait for the response headers; raise `RelayFailed` when there are none in time.
 
-        `patience` is in seconds; by default it is the endpoint's for the first byte.
+        `timeouts` are the endpoint's unless others are given; `patience`, in seconds, is by default the one for the
+        first byte.
         """
         endpoint = self.endpoints[name]
-        patience = endpoint.timeouts.first_byte if patience is None else patience
+        timeouts = timeouts or endpoint.timeouts
+        patience = timeouts.first_byte if patience is None else patience
         outgoing = httpx.Request(
             request.method,
             endpoint.base_url + request.path,
             headers=dict(request.headers),
             content=request.body,
-            extensions={"timeout": {"connect": endpoint.timeouts.connect, "pool": endpoint.timeouts.connect}},
+            extensions={"timeout": {"connect": timeouts.connect, "pool": timeouts.connect}},
         )
         try:
             async with asyncio.timeout(patience):

@@ -31,6 +31,7 @@ from proxy.errors import UnsupportedMedia
 from proxy.gateway import Gateway
 from proxy.handlers import account, chat, cors, errors, headers, methods, models, system
 from proxy.handlers.client import client_address
+from proxy.health import Health
 from proxy.metering.contract import Meter
 from proxy.metering.direct import DirectMeter
 from proxy.metering.heartbeat import Heartbeat
@@ -119,15 +120,16 @@ async def start_gateway(settings: Settings, mongodb_uri: str, clock: Clock) -> G
     catalog = Catalog(
         relay,
         settings.enabled_providers(),
-        settings.aliases,
+        settings.routes,
         metrics,
         refresh_seconds=settings.catalog_refresh_seconds,
         clock=clock,
     )
+    health = Health(relay.endpoints, settings.resilience, metrics)
     reconciler = Reconciler(relay, patience=settings.reconcile_seconds)
     beats = database.connect(mongodb_uri, pool_size=1)
     meter = await _meter(settings, store, database.database_of(beats, settings.database), reconciler, metrics)
-    services = Services(relay, meter, reconciler, metrics, settings.usd_inr_rate, clock)
+    services = Services(relay, health, meter, reconciler, metrics, settings.usd_inr_rate, clock)
     completions = Completions(
         services, catalog, settings.limits, keep_alive_seconds=settings.keep_alive_seconds
     )
@@ -145,6 +147,7 @@ async def start_gateway(settings: Settings, mongodb_uri: str, clock: Clock) -> G
         database=store,
         metrics=metrics,
         relay=relay,
+        health=health,
         catalog=catalog,
         meter=meter,
         watch=watch,

@@ -24,7 +24,7 @@ from proxy.core.sse import Event, EventTooLarge, SseDecoder
 TRUNCATED: Final = Failure(FailureKind.PROVIDER, "The provider's stream ended before its answer did.")
 MALFORMED: Final = Failure(FailureKind.PROVIDER, "The provider's stream holds something that is not a chunk.")
 OVERSIZED: Final = Failure(FailureKind.PROVIDER, "The provider's stream holds an event that is too large.")
-UNEXPLAINED: Final = Failure(FailureKind.PROVIDER, "The provider's stream ended with an error event.")
+UNEXPLAINED: Final = Failure(FailureKind.PROVIDER, "The provider's stream ended with an error event.", 502)
 MOST_EVENT_BYTES: Final = 4 * 1024 * 1024
 
 _DONE: Final = b"[DONE]"

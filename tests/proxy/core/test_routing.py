@@ -19,6 +19,7 @@ from proxy.core.chat import CHAT
 from proxy.core.routing import (
     Catalogue,
     Entry,
+    Member,
     Role,
     Target,
     Tier,
@@ -59,7 +60,11 @@ CATALOGUE = Catalogue(
             each.info.id: each for each in (entry("huggingface", "h/free"), entry("huggingface", "both/have"))
         },
     },
-    {"best": ("a/paid", "h/free"), "deep": ("best",), "h/free": ("a/paid:free",)},
+    {
+        "best": (Member("a/paid"), Member("h/free", {"idle": 5})),
+        "deep": (Member("best"),),
+        "h/free": (Member("a/paid:free"),),
+    },
 )
 
 
@@ -120,9 +125,8 @@ def test_what_nobody_has_is_not_found(model: str) -> None:
 
 
 def test_every_id_passes_the_same_checks() -> None:
-    """`models` may name what `model` may, each once, and one that is forbidden forbids the whole."""
+    """`models` may name what `model` may, each target once, and one that is forbidden forbids the whole."""
     assert named("h/free", models=["h/free", "a/paid:free", "both/have"]) == [
-        "openrouter>a/paid:free",
         "openrouter>a/paid:free",
         "openrouter>both/have",
         "huggingface>both/have",
