@@ -9,7 +9,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Protocol
 
-from proxy.core.chat import ChatRequest
+from proxy.core.api import ApiRequest
 from proxy.core.pricing import to_pico
 from proxy.core.routing import Target
 from proxy.core.rules import used_of
@@ -48,7 +48,7 @@ class Answer:
 class Plan:
     """What was decided about a call before anything was done for it."""
 
-    chat: ChatRequest
+    chat: ApiRequest
     targets: tuple[Target, ...]
     want: Want
     on_disconnect: str

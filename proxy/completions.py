@@ -16,7 +16,7 @@ from proxy.auth import Caller
 from proxy.call import Answer, Client, Plan, Services
 from proxy.catalog import Catalog
 from proxy.core import limits, pricing, routing
-from proxy.core.chat import ChatRequest
+from proxy.core.api import ApiRequest
 from proxy.core.routing import Target, unpriced
 from proxy.core.rules import Demand
 from proxy.documents import Outcome
@@ -36,7 +36,7 @@ class Call:
 
     request_id: str
     caller: Caller
-    chat: ChatRequest
+    chat: ApiRequest
     at: datetime
     session_id: str | None = None
 

@@ -13,8 +13,6 @@ from collections.abc import Coroutine, Iterator
 from dataclasses import replace
 from typing import Any
 
-import orjson
-
 from plugins.contract import Failure, FailureKind, Usage
 from proxy.attempt import Attempt
 from proxy.audience import Audience
@@ -25,7 +23,7 @@ from proxy.core.headers import rate_limit_headers
 from proxy.core.retries import Itinerary, Step
 from proxy.core.routing import Target
 from proxy.documents import Outcome
-from proxy.errors import GatewayError, Unavailable, openai_body
+from proxy.errors import GatewayError, Unavailable
 from proxy.health import Admission, Spared
 from proxy.metering.contract import AttemptRecord, Reservation, Settlement
 
@@ -228,7 +226,9 @@ class Exchange:
             error = self._error(failure)
             if not self._audience.has_started:
                 raise error
-            await self._audience.send(b"data: %b\n\n" % orjson.dumps(openai_body(error)))
+            number = self._attempt.events if self._attempt else 0
+            form, request_id = self._plan.chat.form, self._plan.want.request_id
+            await self._audience.send(form.error_event(error, request_id, number=number))
         return Answer(b"", {}, settlement)
 
     def _error(self, failure: Failure | None) -> GatewayError:

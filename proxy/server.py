@@ -230,7 +230,8 @@ async def _begin_request(request: Request) -> None:
 
 async def _end_request(request: Request, response: HTTPResponse) -> None:
     if hasattr(request.ctx, "id"):  # Sanic answers some broken connections without having begun a request
-        response.headers.setdefault("x-request-id", request.ctx.id)
+        for name in ("x-request-id", "request-id"):  # OpenAI's SDKs read the one, Anthropic's the other
+            response.headers.setdefault(name, request.ctx.id)
     settings: Settings = request.app.ctx.gateway.settings
     ratelimit.add_headers(request, response)
     cors.add_headers(request, response, settings.allowed_origins)
