@@ -35,8 +35,6 @@ NOTE_SECONDS = 2.0
 
 KEEP_ALIVE = b": keep-alive\n\n"
 NOT_A_STREAM = Failure(FailureKind.PROVIDER, "The provider answered a stream as a whole.")
-
-
 PAST_THE_CAP = Failure(FailureKind.PROVIDER, "The provider went past the output limit of this request.")
 
 
@@ -51,6 +49,7 @@ class Exchange:
         self._loop = asyncio.get_running_loop()
         self._task: asyncio.Task[Answer] | None = None
         self._began = self._loop.time()
+        self.settlement: Settlement | None = None
         self._reservation: Reservation | None = None
         self._ending: Outcome | None = None
         self._client_is_gone = False
@@ -110,7 +109,7 @@ class Exchange:
         if not self._attempts:
             await self._services.meter.refund(reservation)
             return None
-        settlement = self._settlement(reservation, failure)
+        settlement = self.settlement = self._settlement(reservation, failure)
         if self._record_is_wanted(settlement):
             _ = self._in_background(self._settle_by_record(reservation, settlement))
             return settlement

@@ -27,6 +27,7 @@ _CHECKSUM_LENGTH = 6
 _ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 _ALGORITHM = "HS256"
 _ISSUER = "aipasta"
+_KEY_LENGTH = len(KEY_PREFIX) + _BODY_LENGTH + _CHECKSUM_LENGTH
 _BCRYPT_BYTES = 72
 _passwords = CryptContext(schemes=["argon2", "bcrypt"], deprecated="auto")
 
@@ -66,11 +67,19 @@ def new_api_key() -> ApiKey:
 
 def is_well_formed_key(secret: str) -> bool:
     """Say whether a string can be one of our keys at all."""
-    if len(secret) != len(KEY_PREFIX) + _BODY_LENGTH + _CHECKSUM_LENGTH or not secret.startswith(KEY_PREFIX):
+    if len(secret) != _KEY_LENGTH or not secret.startswith(KEY_PREFIX):
         return False
     body, checksum = secret[len(KEY_PREFIX) : -_CHECKSUM_LENGTH], secret[-_CHECKSUM_LENGTH:]
     # `compare_digest` raises for text that is not ASCII.
     return secret.isascii() and hmac.compare_digest(_checksum(body), checksum)
+
+
+def shown_of_key(authorization: str | None) -> str | None:
+    """Return what may be shown of the API key in a header: its last four characters, if it has a key's shape."""
+    secret = (authorization or "")[-_KEY_LENGTH:]
+    return (
+        secret[-4:] if secret.startswith(KEY_PREFIX) and secret.isascii() and secret[-4:].isalnum() else None
+    )
 
 
 def key_digest(secret: str) -> str:

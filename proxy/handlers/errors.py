@@ -11,6 +11,7 @@ from sanic.exceptions import SanicException
 from proxy import errors
 from proxy.database import is_outage, lost
 from proxy.errors import GatewayError
+from proxy.request_log import CLIENT_LEFT
 
 log = structlog.get_logger(__name__)
 
@@ -43,9 +44,12 @@ def render_error(request: Request, exception: Exception) -> HTTPResponse:
     if gateway is not None:
         gateway.metrics.errors.labels(surface, status, error.error_code or error.type).inc()
     headers = error.headers()
-    if request_id is not None:
-        headers["x-request-id"] = request_id
     return HTTPResponse(orjson.dumps(body), status=status, headers=headers, content_type="application/json")
+
+
+def answer_nobody(_request: Request, _exception: BaseException) -> HTTPResponse:
+    """Answer a client that has left: its status goes into the log, and the answer nowhere."""
+    return HTTPResponse(status=CLIENT_LEFT)
 
 
 def _known(request: Request, exception: Exception) -> GatewayError | None:
