@@ -23,6 +23,7 @@ Fields = MutableMapping[str, Any]
 Processor = Callable[[Any, str, Fields], Fields]
 
 _SMALL = 2**53
+_PLAIN = (bool, float, type(None))
 _SHORTEST_SECRET = 6
 """Anything shorter would hide words of ordinary lines."""
 
@@ -60,11 +61,12 @@ def configure(level: str, secrets: Iterable[str] = ()) -> None:
 def request_logger(level: str) -> Any:
     """Return the logger of the lines about requests: one for each, so it does nothing that they do not need.
 
-    They hold no text but what `tame` bounds, and no secret by the way they are made.
+    They hold no secret and no text of a client by the way they are made; JSON escapes what is left of that.
     """
+    ends: list[Any] = [tame, _as_bytes] if sys.stderr.isatty() else [_as_json]
     return structlog.wrap_logger(
         structlog.BytesLogger(cast("BinaryIO", _StandardError())),
-        processors=[*_beginning(), tame, _as_bytes if sys.stderr.isatty() else _as_json],
+        processors=[*_beginning(), *ends],
         wrapper_class=structlog.make_filtering_bound_logger(level),
     ).bind()
 
@@ -78,10 +80,10 @@ class _StandardError:
     def write(self, line: bytes) -> None:
         with contextlib.suppress(OSError):
             self._stream.write(line)
+            self._stream.flush()
 
     def flush(self) -> None:
-        with contextlib.suppress(OSError):
-            self._stream.flush()
+        """Do nothing: every line is passed on at once."""
 
 
 def hide(secrets: Iterable[str]) -> Processor:
@@ -105,9 +107,7 @@ def tame(_logger: Any, _method: str, fields: Fields) -> Fields:
         if kind is str:
             if len(value) > LONGEST_TEXT or not value.isprintable():
                 fields[name] = _trace(value) if name == "exception" else one_line(value)
-        elif not (value is None or kind is bool or kind is float or name.startswith("_")) and not (
-            kind is int and -_SMALL < value < _SMALL
-        ):
+        elif not (kind in _PLAIN or (kind is int and -_SMALL < value < _SMALL) or name.startswith("_")):
             fields[name] = one_line(str(value))
     return fields
 

@@ -12,6 +12,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
+from proxy.logs import one_line
 from proxy.metering.contract import Settlement
 
 QUIET = frozenset({"/health", "/health/ready", "/metrics"})
@@ -112,7 +113,7 @@ class RequestLog:
 def _outcome(settlement: Settlement) -> dict[str, Any]:
     tokens, charge = settlement.bill.tokens, settlement.bill.charge
     fields = {
-        "model": settlement.model,
+        "model": one_line(settlement.model),
         "provider": settlement.provider,
         "outcome": settlement.outcome.value,
         "prompt_tokens": tokens.prompt,

@@ -62,7 +62,8 @@ def begin(request: Request, log: RequestLog, trusted: tuple[Network, ...]) -> No
     if key is not None:
         fields["key"] = key
     route = NO_ROUTE if request.route is None else _template(request.route.path)
-    request.ctx.line = log.begin(request.ctx.id, request.method, route, asyncio.current_task(), **fields)
+    method = request.method if request.method.isalpha() else NO_ROUTE
+    request.ctx.line = log.begin(request.ctx.id, method, route, asyncio.current_task(), **fields)
     if request.query_string:
         _refuse_secrets(request.query_string)
 
