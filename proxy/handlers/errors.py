@@ -40,9 +40,13 @@ def render_error(request: Request, exception: Exception) -> HTTPResponse:
     body = (
         errors.openai_body(error) if surface == "v1" else errors.envelope(error, now=request.app.ctx.clock())
     )
+    code = error.error_code or error.type
     gateway = getattr(request.app.ctx, "gateway", None)
     if gateway is not None:
-        gateway.metrics.errors.labels(surface, status, error.error_code or error.type).inc()
+        gateway.metrics.errors.labels(surface, status, code).inc()
+    line = getattr(request.ctx, "line", None)
+    if line is not None:
+        line.fields["error"] = code
     headers = error.headers()
     return HTTPResponse(orjson.dumps(body), status=status, headers=headers, content_type="application/json")
 

@@ -58,7 +58,7 @@ def begin(request: Request, log: RequestLog, trusted: tuple[Network, ...]) -> No
     request.ctx.given_id = given if given is not None and _SANE_ID.fullmatch(given) else None
     if request.ctx.given_id is not None:
         fields["client_request"] = request.ctx.given_id
-    key = shown_of_key(request.headers.get("authorization"))
+    key = shown_of_key(request.headers.get("authorization") or request.headers.get("x-api-key"))
     if key is not None:
         fields["key"] = key
     route = NO_ROUTE if request.route is None else _template(request.route.path)

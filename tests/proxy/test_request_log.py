@@ -126,6 +126,7 @@ async def test_every_other_request_is_one_line_too(mongodb_uri: str, capsysbinar
             ("/v1/chat/completions", 404),
         ]
         assert found[2]["user"] == str(account.id)
+        assert found[5]["error"] == "invalid_api_key"
         assert "key" not in found[5]
         assert "a-secret-token" not in str(found)
 
