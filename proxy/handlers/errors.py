@@ -6,7 +6,8 @@ import orjson
 import structlog
 from pymongo.errors import PyMongoError
 from sanic import HTTPResponse, Request
-from sanic.exceptions import SanicException
+from sanic.constants import HTTP_METHODS
+from sanic.exceptions import MethodNotAllowed, NotFound, SanicException
 
 from proxy import errors
 from proxy.database import is_outage, lost
@@ -70,7 +71,20 @@ def _known(request: Request, exception: Exception) -> GatewayError | None:
         return errors.NotFound(f"There is no {request.method} {request.path}.", code="unknown_url")
     error = kind(str(exception) or kind.__doc__ or "")
     error.extra_headers.update({name.lower(): str(value) for name, value in exception.headers.items()})
+    if kind is errors.MethodNotAllowed:
+        # For a path with something that varies, Sanic does not say which methods it has.
+        error.extra_headers["allow"] = ", ".join(
+            method for method in HTTP_METHODS if _is_served(request, method)
+        )
     return error
+
+
+def _is_served(request: Request, method: str) -> bool:
+    try:
+        request.app.router.get(request.path, method, request.headers.get("host"))
+    except (NotFound, MethodNotAllowed):
+        return False
+    return True
 
 
 def _surface(request: Request) -> str:

@@ -106,7 +106,7 @@ async def _failures(stage: Stage, key: str) -> AsyncIterator[httpx.Response]:
     endpoint = gateway.parts.relay.endpoints.pop("openrouter")
     yield await gateway.chat(key, ask(MINI))  # a defect
     gateway.parts.relay.endpoints["openrouter"] = endpoint
-    gateway.app.config.REQUEST_TIMEOUT = 0.2
+    gateway.app.config["REQUEST_TIMEOUT"] = 0.2
     yield await _half_a_request(gateway)
     await gateway.parts.completions.drain(0)
     yield await gateway.chat(key, ask(MINI))
