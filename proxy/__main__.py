@@ -46,7 +46,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         settings = load()
-        logs.configure(settings.log_level)
+        logs.configure(settings.log_level, settings.secrets())
         status: int = options.command(settings, options)
     except (SettingsError, MongodError, DatabaseError, JournalError, PluginError, GatewayError) as exc:
         print(f"error: {exc}", file=sys.stderr)

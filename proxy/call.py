@@ -19,6 +19,7 @@ from proxy.metering.event import is_over_hold
 from proxy.metrics import Metrics
 from proxy.reconcile import Reconciler
 from proxy.relay import Relay
+from proxy.request_log import RequestLog
 
 
 class ClientGone(Exception):
@@ -63,6 +64,7 @@ class Services:
     meter: Meter
     reconciler: Reconciler
     metrics: Metrics
+    request_log: RequestLog
     usd_inr_rate: Decimal
     clock: Callable[[], datetime]
     settlements: set[asyncio.Task[None]] = field(default_factory=set)

@@ -11,6 +11,7 @@ import contextlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 
 from proxy.auth import Caller
 from proxy.call import Answer, Client, Plan, Services
@@ -81,7 +82,8 @@ class Completions:
         task = asyncio.create_task(exchange.run())
         self._running[task] = exchange
         self._services.metrics.in_flight.inc()
-        task.add_done_callback(self._forget)
+        self._services.request_log.call_begun(call.request_id)
+        task.add_done_callback(partial(self._forget, call))
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
@@ -108,9 +110,10 @@ class Completions:
         if self._ticker is not None:
             self._ticker.cancel()
 
-    def _forget(self, task: asyncio.Task[Answer]) -> None:
-        del self._running[task]
+    def _forget(self, call: Call, task: asyncio.Task[Answer]) -> None:
+        exchange = self._running.pop(task)
         self._services.metrics.in_flight.dec()
+        self._services.request_log.call_ended(call.request_id, call.caller.user_id, exchange.settlement)
         if not task.cancelled():
             task.exception()  # whoever still waits has it; a client that left must not leave a warning behind
 
