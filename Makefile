@@ -39,5 +39,5 @@ lock: ## Write the lock files anew from pyproject.toml (newer versions: make loc
 	@$(lock_command) $(ARGS) --output-file requirements.lock
 	@$(lock_command) $(ARGS) --group dev --constraints requirements.lock --output-file requirements-dev.lock
 
-lock_command = UV_CUSTOM_COMPILE_COMMAND='make lock' $(python) -m uv pip compile pyproject.toml --quiet --no-config \
+lock_command = UV_CUSTOM_COMPILE_COMMAND='make lock' $(python) -m uv pip compile pyproject.toml --extra embedded --quiet --no-config \
 	--universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate
