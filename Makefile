@@ -1,7 +1,7 @@
 # Every task of the project: `make` lists them.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test torture check format lock
+.PHONY: help run test torture soak check format lock
 python := .venv/bin/python
 
 # PYTHON, HOST, PORT and the like may be given as `make run PORT=5001`: make exports what stands on its command line.
@@ -20,6 +20,10 @@ test: ## Run every test (a part of them: make test ARGS="tests/proxy -k stream")
 torture: ## Torture the meter with kills, freezes and cheats, about five minutes (make torture ARGS="--minutes 1 --seed 7")
 	@sh tools/bootstrap.sh dev
 	@$(python) -m tests.torture $(ARGS)
+
+soak: ## Let a gateway run under mixed traffic and see whether it grows (make soak ARGS="--minutes 10")
+	@sh tools/bootstrap.sh dev
+	@$(python) -m tests.soak $(ARGS)
 
 check: ## Check format, lint, types and the direction of imports
 	@sh tools/bootstrap.sh dev
