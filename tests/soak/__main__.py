@@ -112,7 +112,7 @@ def _sample(made: World, load: Traffic, began: float) -> Sample:
 async def _faults_at_rest(made: World, load: Traffic) -> list[str]:
     """Wait until nothing is under way, and return what is wrong then."""
     deadline = time.monotonic() + REST_SECONDS
-    while any((held := await _gauges(load.http)).values()) and time.monotonic() < deadline:
+    while any((held := await _gauges(load.http)).values()) and time.monotonic() < deadline:  # noqa: ASYNC110
         await asyncio.sleep(0.2)
     faults = [f"{name} is {value:g} at rest" for name, value in held.items() if value]
     drift = (await verify(made.store)).drift
