@@ -119,6 +119,7 @@ async def start_gateway(settings: Settings, mongodb_uri: str, clock: Clock) -> G
         await client.close()
         raise
     metrics = Metrics()
+    metrics.expect(settings.enabled_providers())
     relay = Relay(_endpoints(settings, clock))
     catalog = Catalog(
         relay,
