@@ -211,7 +211,7 @@ class Exchange:
         await self._services.meter.settle(reservation, settlement)
 
     def _in_background(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        task = asyncio.create_task(work)
+        task = asyncio.create_task(work, name=self._plan.want.request_id)
         self._services.settlements.add(task)
         task.add_done_callback(self._services.settlements.discard)
         return task

@@ -5,6 +5,8 @@ Model labels are the catalogue's ids: a request for an unknown model never gets 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from prometheus_client import (
     CollectorRegistry,
     Counter,
@@ -139,6 +141,12 @@ class Metrics:
             ("provider",),
             registry=self.registry,
         )
+
+    def expect(self, providers: Iterable[str]) -> None:
+        """Show from the start what should stay 0: a counter that appears with its first increase hides that."""
+        for name in providers:
+            for counter in (self.unpriced, self.over_hold):
+                counter.labels(name)
 
     def render(self) -> bytes:
         """Return the exposition in Prometheus' text format."""

@@ -25,7 +25,7 @@ from proxy.auth import Authenticator
 from proxy.call import Services
 from proxy.catalog import Catalog
 from proxy.completions import Completions
-from proxy.database import Database
+from proxy.database import Database, DatabaseError
 from proxy.documents import SHARED
 from proxy.errors import UnsupportedMedia
 from proxy.gateway import Gateway
@@ -118,8 +118,13 @@ async def start_gateway(
     """Connect and start every part, in the order in which they need each other."""
     client = database.connect(mongodb_uri)
     store = database.database_of(client, settings.database)
-    await database.prepare(store, [*SHARED, *documents()])
+    try:
+        await database.prepare(store, [*SHARED, *documents()])
+    except DatabaseError:
+        await client.close()
+        raise
     metrics = Metrics()
+    metrics.expect(settings.enabled_providers())
     relay = Relay(_endpoints(settings, clock))
     catalog = Catalog(
         relay,
@@ -225,7 +230,8 @@ async def _begin_request(request: Request) -> None:
     settings: Settings = request.app.ctx.gateway.settings
     identity.begin(request, request.app.ctx.request_log, settings.trusted_proxies)
     # Sanic stops reading while a large body waits, and then never sees that the client has left.
-    cast("Transport", request.transport).resume_reading()
+    if not request.app.asgi:
+        cast("Transport", request.transport).resume_reading()
     if request.headers.get("content-encoding", "identity").lower() != "identity":
         raise UnsupportedMedia("Send the body without a content encoding.")
 
