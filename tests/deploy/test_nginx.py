@@ -20,7 +20,8 @@ import httpx
 import pytest
 from pymongo import MongoClient
 
-from proxy.settings import Limits, Timeouts
+from proxy.routes import Timeouts
+from proxy.settings import Limits
 from tests.proxy.stage import FREE, ask
 from tests.server_process import ServerProcess, free_port, serving_process
 from tests.upstreams import Behaviour, OpenRouter
