@@ -11,6 +11,7 @@ from proxy.call import ClientGone
 from proxy.completions import Call
 from proxy.core import chat
 from proxy.gateway import gateway_of
+from proxy.handlers.headers import HotResponse
 
 blueprint = Blueprint("chat", url_prefix="/v1")
 
@@ -27,7 +28,7 @@ async def create_chat_completion(request: Request) -> HTTPResponse | None:
     if call.chat.stream:
         await client.close()
         return None
-    return HTTPResponse(answer.body, headers=dict(answer.headers), content_type="application/json")
+    return HotResponse(answer.body, dict(answer.headers), "application/json")
 
 
 class StreamingClient:
@@ -45,7 +46,7 @@ class StreamingClient:
         # Without these two headers, proxies in front of us would hold the stream back to compress or buffer it.
         headers = {**headers, "cache-control": "no-cache, no-transform", "x-accel-buffering": "no"}
         self._response = await self._request.respond(
-            headers=headers, content_type="text/event-stream; charset=utf-8"
+            HotResponse(b"", headers, "text/event-stream; charset=utf-8")
         )
 
     async def send(self, data: bytes) -> None:
