@@ -175,18 +175,27 @@ class OpenAICompatible:
         """Find nothing: a plain server is its own backing."""
         return None
 
+    # Plain loops in these two: every chunk of every stream is asked, and generators would cost three times as much.
     def read_usage(self, frame: Json) -> Usage | None:
         """Find the usage record at the top, under Groq's `x_groq`, or in a choice (Moonshot)."""
-        inside = (get(each, "usage") for each in choices(frame))
-        places = (get(frame, "usage"), get(get(frame, "x_groq"), "usage"), *inside)
-        return next(filter(None, map(usage, filter(None, places))), None)
+        if (record := get(frame, "usage")) and (found := usage(record)):
+            return found
+        if (record := get(get(frame, "x_groq"), "usage")) and (found := usage(record)):
+            return found
+        for choice in choices(frame):
+            if (record := get(choice, "usage")) and (found := usage(record)):
+                return found
+        return None
 
     def read_error(self, frame: Json) -> Failure | None:
         """Find an error at the top or in a choice, or an answer that ended with one and says no more."""
-        errors = (get(frame, "error"), *(get(each, "error") for each in choices(frame)))
-        if error := next(filter(None, errors), None):
+        error, ended = get(frame, "error"), None
+        for choice in choices(frame):
+            error = error or get(choice, "error")
+            if ended is None and get(choice, "finish_reason") == "error":
+                ended = choice
+        if error:
             return failure(error, None, {}, "the provider reported an error")
-        ended = next((each for each in choices(frame) if get(each, "finish_reason") == "error"), None)
         if ended is None:
             return None
         # Gemini's MALFORMED_FUNCTION_CALL arrives like this (captured from OpenRouter).
