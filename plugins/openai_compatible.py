@@ -175,31 +175,21 @@ class OpenAICompatible:
         """Find nothing: a plain server is its own backing."""
         return None
 
-    # Plain loops in these two: every chunk of every stream is asked, and generators would cost three times as much.
     def read_usage(self, frame: Json) -> Usage | None:
         """Find the usage record at the top, under Groq's `x_groq`, or in a choice (Moonshot)."""
-        if (record := get(frame, "usage")) and (found := usage(record)):
-            return found
-        if (record := get(get(frame, "x_groq"), "usage")) and (found := usage(record)):
-            return found
-        for choice in choices(frame):
-            if (record := get(choice, "usage")) and (found := usage(record)):
-                return found
-        return None
+        inside = [get(each, "usage") for each in choices(frame)]
+        records = (get(frame, "usage"), get(get(frame, "x_groq"), "usage"), *inside)
+        return next((found for each in records if each and (found := usage(each))), None)
 
     def read_error(self, frame: Json) -> Failure | None:
         """Find an error at the top or in a choice, or an answer that ended with one and says no more."""
-        error, ended = get(frame, "error"), None
-        for choice in choices(frame):
-            error = error or get(choice, "error")
-            if ended is None and get(choice, "finish_reason") == "error":
-                ended = choice
-        if error:
-            return failure(error, None, {}, "the provider reported an error")
-        if ended is None:
+        for error in (get(frame, "error"), *[get(each, "error") for each in choices(frame)]):
+            if error:
+                return failure(error, None, {}, "the provider reported an error")
+        if not (ended := [each for each in choices(frame) if get(each, "finish_reason") == "error"]):
             return None
         # Gemini's MALFORMED_FUNCTION_CALL arrives like this (captured from OpenRouter).
-        reason = clean(text(get(ended, "native_finish_reason"))) or "an error"
+        reason = clean(text(get(ended[0], "native_finish_reason"))) or "an error"
         return Failure(FailureKind.PROVIDER, f"the provider ended the answer with {reason}", 502)
 
     def read_failure(self, status: int, headers: Mapping[str, str], body: bytes) -> Failure:
