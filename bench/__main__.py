@@ -9,9 +9,11 @@ import uvloop
 
 from bench import report
 from bench.compare import MEMORY_REQUESTS, compare
+from bench.data import Size
 from bench.gateways import PEERS
 from bench.measure import SCENARIOS, SHORT, STREAM
 from bench.profiling import profile
+from bench.scale import measure_scale
 from bench.streams import Load, hold_streams
 
 
@@ -39,6 +41,11 @@ def main() -> int:
     where.add_argument("--seconds", type=float, default=8.0)
     where.add_argument("--lines", type=int, default=30, help="of each table")
     where.set_defaults(command=_profile)
+    large = commands.add_parser("data", help="what lists and statistics cost on a large database")
+    large.add_argument("--users", type=int, default=10_000)
+    large.add_argument("--events", type=int, default=2_000_000)
+    large.add_argument("--messages", type=int, default=100_000)
+    large.set_defaults(command=_data)
     options = parser.parse_args()
     status: int = options.command(options)
     return status
@@ -71,6 +78,11 @@ def _profile(options: argparse.Namespace) -> int:
         print(f"error: no such scenario: {unknown[0]}; there are: {'; '.join(known)}", file=sys.stderr)
         return 2
     print(uvloop.run(profile(options.scenarios, options.seconds, options.lines)))
+    return 0
+
+
+def _data(options: argparse.Namespace) -> int:
+    print(uvloop.run(measure_scale(Size(options.users, options.events, options.messages))))
     return 0
 
 

@@ -70,11 +70,14 @@ async def worker(
     folder: Path,
     mongodb_uri: str,
     secrets: Sequence[str],
+    *,
     module: Sequence[str] = ("proxy", "serve"),
+    variables: Mapping[str, str] | None = None,
 ) -> AsyncIterator[Running]:
     """Start one gateway process on a database in which these keys are."""
     port = free_port()
-    variables = {
+    settings = {
+        **(variables or {}),
         "DATA_DIR": str(folder / "data"),
         "PORT": str(port),
         "MONGODB_URI": mongodb_uri,
@@ -83,7 +86,7 @@ async def worker(
         "PYTHONPATH": str(PROJECT),
     }
     headers = [{"authorization": f"Bearer {secret}"} for secret in secrets]
-    with running([sys.executable, "-m", *module], folder, _environment(variables)) as process:
+    with running([sys.executable, "-m", *module], folder, _environment(settings)) as process:
         target = Target(port, headers[:1])
         seconds = await _first_answer(process, target, folder)
         yield Running(target, process.pid, seconds, VERSION, Target(port, headers))

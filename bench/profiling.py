@@ -53,7 +53,7 @@ async def _profile(upstream: int, home: Path, scenario: Scenario, seconds: float
     with embedded_mongod(home / "data") as mongod:
         secrets = await add_keys(mongod.uri, KEYS if scenario.all_keys else 1)
         module = ("bench.profiled", str(file))
-        async with worker(upstream, home, mongod.uri, secrets, module) as gateway:
+        async with worker(upstream, home, mongod.uri, secrets, module=module) as gateway:
             target, pid = gateway.all_keys or gateway.target, gateway.pid
             if pid is None:
                 raise CannotRun("the gateway has no process")
