@@ -155,6 +155,7 @@ class Exchange:
             await self._services.meter.refund(reservation)
             return None
         settlement = self._settlement(reached[-1], failure)
+        self._services.metrics.api_requests.labels(self._plan.chat.form.api, settlement.outcome).inc()
         if self._record_is_wanted(reached[-1], settlement):
             _ = self._in_background(self._settle_by_record(reached[-1], reservation, settlement))
             return settlement
