@@ -11,13 +11,12 @@ import asyncio
 from dataclasses import replace
 from decimal import Decimal
 
-from plugins.contract import ChatCall, Failure, FailureKind, UpstreamRequest, Usage
+from plugins.contract import ApiCall, Failure, FailureKind, Framing, Translator, UpstreamRequest, Usage
 from proxy.audience import Audience
 from proxy.call import Plan, Services
-from proxy.core.answer import read_answer
+from proxy.core.answer_stream import AnswerStream
 from proxy.core.bill import NOTHING, Bill, Served, bill
 from proxy.core.routing import with_native_models
-from proxy.core.stream import ChatStream
 from proxy.documents import Outcome
 from proxy.health import Admission
 from proxy.metering.contract import AttemptRecord, Progress, Reservation
@@ -60,7 +59,8 @@ class Attempt:
         self._started_at = services.clock()
         self._milliseconds = 0
         self._status: int | None = None
-        self._stream: ChatStream | None = None
+        self._stream: AnswerStream | None = None
+        self._translator: Translator | None = None
         self.was_reached = True
         self.is_served = False
         self.is_abandoned = False
@@ -76,6 +76,11 @@ class Attempt:
     def is_streaming(self) -> bool:
         """Say whether a stream is open."""
         return self._stream is not None and not self._is_over
+
+    @property
+    def events(self) -> int:
+        """Return how many events of a stream the client has got, where its API numbers them."""
+        return self._stream.events if self._stream else 0
 
     async def run(self, call_began: float) -> Failure | None:
         """Serve the call, or return why not; the target's whole time counts from the begin of the call."""
@@ -138,8 +143,9 @@ class Attempt:
         # A provider that honours the price which the hold was computed at cannot cost more than the hold.
         has_budget = want.key_limits is not None and want.key_limits.has_budget
         price = want.demand.price if has_budget else None
-        call = ChatCall(body, self.target.model, chat.stream, cap, max_price=price)
-        return self._endpoint.provider.chat_request(call, self._admission.api_key)
+        call = ApiCall(body, self.target.model, chat.stream, cap, max_price=price, api=chat.form.api)
+        self._translator = self._endpoint.provider.translator(call)
+        return self._endpoint.provider.api_request(call, self._admission.api_key)
 
     async def _send(self, time_left: float) -> UpstreamResponse:
         # Many providers send the head of a whole answer when they have computed it.
@@ -157,23 +163,28 @@ class Attempt:
     async def _read(self, response: UpstreamResponse, deadline: float) -> Failure | None:
         if not 200 <= response.status < 300:  # noqa: PLR2004  success, as HTTP defines it
             return await self._services.relay.read_failure(self.target.entry.provider, response)
-        is_whole = "json" in response.headers.get("content-type", "").lower()
-        if self._plan.chat.stream and not is_whole:
+        if self._plan.chat.stream and not self._is_whole(response):
             return await self._pump(response, deadline)
         return await self._collect(response, deadline)
+
+    def _is_whole(self, response: UpstreamResponse) -> bool:
+        """Say whether a body is one document, which nobody who was asked for a stream should send."""
+        is_json = "json" in response.headers.get("content-type", "").lower()
+        return is_json and (self._translator is None or self._translator.framing is not Framing.LINES)
 
     async def _collect(self, response: UpstreamResponse, deadline: float) -> Failure | None:
         """Read a whole answer."""
         try:
             async with asyncio.timeout_at(deadline):
-                self.body = await response.read(MAX_ANSWER_BYTES)
+                body = await response.read(MAX_ANSWER_BYTES)
         except TimeoutError:
             return Failure(FailureKind.TIMEOUT, "The provider did not finish its answer in time.")
         except RelayFailed:
             # It was computed and billed as a whole, however little of it has arrived.
             self.served = replace(self.served, deltas=1, output_bytes=response.received)
             raise
-        answer = read_answer(self._endpoint.provider, self.body)
+        answer = self._plan.chat.form.read_answer(self._endpoint.provider, body, self._translator)
+        self.body = answer.body
         backing = answer.backing or self.served.backing
         # A whole answer that failed delivers nothing, so nothing of it is estimated.
         size = 0 if answer.failure else answer.output_bytes
@@ -184,9 +195,8 @@ class Attempt:
 
     async def _pump(self, response: UpstreamResponse, deadline: float) -> Failure | None:
         """Pass a stream on, event by event, until it ends."""
-        stream = self._stream = ChatStream(
-            self._endpoint.provider, include_usage=self._plan.chat.include_usage
-        )
+        chat = self._plan.chat
+        stream = self._stream = chat.form.stream(self._endpoint.provider, chat, self._translator)
         first = min(deadline, self._loop.time() + self._timeouts.first_byte)
         try:
             async with asyncio.timeout_at(first) as patience:
@@ -210,7 +220,7 @@ class Attempt:
             self.body = stream.finish()
         return stream.failure
 
-    async def _pass_on(self, stream: ChatStream, chunk: bytes) -> None:
+    async def _pass_on(self, stream: AnswerStream, chunk: bytes) -> None:
         """Give the client what some bytes of the provider make, and see what they tell."""
         out = stream.feed(chunk)
         if self.first_token_at is None and stream.started:
@@ -225,12 +235,12 @@ class Attempt:
             self._take_stock(stream)
             self._note()
 
-    def _is_past_the_cap(self, stream: ChatStream) -> bool:
+    def _is_past_the_cap(self, stream: AnswerStream) -> bool:
         """Say whether a provider goes on after its cap: none makes a delta of less than a token."""
         cap = self._reservation.output_tokens * self._plan.chat.choices
         return not stream.is_done and stream.deltas > cap
 
-    def _take_stock(self, stream: ChatStream) -> None:
+    def _take_stock(self, stream: AnswerStream) -> None:
         backing = stream.backing or self.served.backing
         self.served = Served(stream.usage, backing, stream.deltas, stream.output_bytes)
         self.served_model = stream.served_model

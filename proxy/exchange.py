@@ -13,8 +13,6 @@ from collections.abc import Coroutine, Iterator
 from dataclasses import replace
 from typing import Any
 
-import orjson
-
 from plugins.contract import Failure, FailureKind, Usage
 from proxy.attempt import Attempt
 from proxy.audience import Audience
@@ -25,7 +23,7 @@ from proxy.core.headers import rate_limit_headers
 from proxy.core.retries import Itinerary, Step
 from proxy.core.routing import Target
 from proxy.documents import Outcome
-from proxy.errors import GatewayError, Unavailable, openai_body
+from proxy.errors import GatewayError, Unavailable
 from proxy.health import Admission, Spared
 from proxy.metering.contract import AttemptRecord, Reservation, Settlement
 
@@ -44,6 +42,7 @@ class Exchange:
         self._loop = asyncio.get_running_loop()
         self._task: asyncio.Task[Answer] | None = None
         self._began = self._loop.time()
+        self.settlement: Settlement | None = None
         self._reservation: Reservation | None = None
         self._ending: Outcome | None = None
         self._is_over = False
@@ -156,7 +155,7 @@ class Exchange:
         if not reached:
             await self._services.meter.refund(reservation)
             return None
-        settlement = self._settlement(reached[-1], failure)
+        settlement = self.settlement = self._settlement(reached[-1], failure)
         if self._record_is_wanted(reached[-1], settlement):
             _ = self._in_background(self._settle_by_record(reached[-1], reservation, settlement))
             return settlement
@@ -212,7 +211,7 @@ class Exchange:
         await self._services.meter.settle(reservation, settlement)
 
     def _in_background(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        task = asyncio.create_task(work)
+        task = asyncio.create_task(work, name=self._plan.want.request_id)
         self._services.settlements.add(task)
         task.add_done_callback(self._services.settlements.discard)
         return task
@@ -228,7 +227,9 @@ class Exchange:
             error = self._error(failure)
             if not self._audience.has_started:
                 raise error
-            await self._audience.send(b"data: %b\n\n" % orjson.dumps(openai_body(error)))
+            number = self._attempt.events if self._attempt else 0
+            form, request_id = self._plan.chat.form, self._plan.want.request_id
+            await self._audience.send(form.error_event(error, request_id, number=number))
         return Answer(b"", {}, settlement)
 
     def _error(self, failure: Failure | None) -> GatewayError:

@@ -14,7 +14,7 @@ from enum import StrEnum
 from typing import Any
 
 from plugins.contract import ModelInfo, Price, Provider
-from proxy.core.chat import ChatRequest
+from proxy.core.api import ApiRequest
 from proxy.errors import InvalidRequest, NotFound, PaidModel, PermissionDenied, Unavailable
 
 _FREE = Price(Decimal(0), Decimal(0))
@@ -129,12 +129,13 @@ class Catalogue:
 
 
 def route(
-    request: ChatRequest, catalogue: Catalogue, role: Role, allowed_models: frozenset[str] | None
+    request: ApiRequest, catalogue: Catalogue, role: Role, allowed_models: frozenset[str] | None
 ) -> list[Target]:
     """Return the targets for a request, all of which its caller may use.
 
     Every id in `models` passes the same checks as `model`. Raises `NotFound`, `PermissionDenied` (role, or the
-    key's allowed models), or `Unavailable` while no catalogue has been read yet.
+    key's allowed models), `InvalidRequest` (no provider of these models has the API), or `Unavailable` while no
+    catalogue has been read yet.
     """
     targets: dict[tuple[str, str], Target] = {}
     for model in dict.fromkeys((request.model, *request.models)):
@@ -145,7 +146,12 @@ def route(
         raise PaidModel(
             f"{names} costs extra and needs a premium account.", details={"requiredPlan": Role.PREMIUM}
         )
-    return list(targets.values())
+    api = request.form.api
+    able = [target for target in targets.values() if api in catalogue.providers[target.entry.provider].apis]
+    if not able:
+        message = f"No provider of the model `{request.model}` has the API `{api}`."
+        raise InvalidRequest(message, param="model", code="api_not_supported")
+    return able
 
 
 def with_native_models(

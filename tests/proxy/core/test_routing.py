@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import orjson
@@ -13,7 +14,8 @@ from hypothesis import strategies as st
 from plugins.contract import ModelInfo, ProviderOptions
 from plugins.huggingface import HuggingFace
 from plugins.openrouter import OpenRouter
-from proxy.core.chat import parse
+from proxy.core import api
+from proxy.core.chat import CHAT
 from proxy.core.routing import (
     Catalogue,
     Entry,
@@ -32,6 +34,9 @@ PROVIDERS = {
     "openrouter": OpenRouter(ProviderOptions("openrouter")),
     "huggingface": HuggingFace(ProviderOptions("huggingface")),
 }
+
+
+parse = partial(api.parse, CHAT)
 
 
 def entry(provider: str, model: str, tier: Tier = Tier.FREE, **values: Any) -> Entry:
