@@ -11,6 +11,7 @@ import contextlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 
 from proxy.auth import Caller
 from proxy.call import Answer, Client, Plan, Services
@@ -81,17 +82,26 @@ class Completions:
         task = asyncio.create_task(exchange.run())
         self._running[task] = exchange
         self._services.metrics.in_flight.inc()
-        task.add_done_callback(self._forget)
+        self._services.request_log.call_begun(call.request_id)
+        task.add_done_callback(partial(self._forget, call))
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
             exchange.client_left()
             raise
 
-    async def settled(self) -> None:
-        """Wait until every call that has ended is settled."""
-        while self._services.settlements:
-            await asyncio.wait(set(self._services.settlements))
+    async def settled(self, request_id: str | None = None) -> None:
+        """Wait until every call that has ended is settled, or one of them."""
+        while pending := {
+            task for task in self._services.settlements if request_id in (None, task.get_name())
+        }:
+            await asyncio.wait(pending)
+
+    async def ended(self) -> None:
+        """Wait until every call that runs now has ended, and all that have are settled."""
+        if self._running:
+            await asyncio.wait(list(self._running))
+        await self.settled()
 
     async def drain(self, seconds: float) -> None:
         """Refuse new calls, let the running ones end, and after `seconds` end those that still run."""
@@ -108,9 +118,10 @@ class Completions:
         if self._ticker is not None:
             self._ticker.cancel()
 
-    def _forget(self, task: asyncio.Task[Answer]) -> None:
-        del self._running[task]
+    def _forget(self, call: Call, task: asyncio.Task[Answer]) -> None:
+        exchange = self._running.pop(task)
         self._services.metrics.in_flight.dec()
+        self._services.request_log.call_ended(call.request_id, call.caller.user_id, exchange.settlement)
         if not task.cancelled():
             task.exception()  # whoever still waits has it; a client that left must not leave a warning behind
 

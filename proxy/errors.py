@@ -31,6 +31,7 @@ types go by the status.
 
 from __future__ import annotations
 
+import math
 from datetime import datetime
 from typing import Any, ClassVar
 
@@ -87,7 +88,7 @@ class GatewayError(Exception):
         """Return the headers that the answer needs besides its body."""
         headers = dict(self.extra_headers)
         if self.retry_after is not None:
-            headers["retry-after"] = str(max(1, round(self.retry_after + 0.499)))
+            headers["retry-after"] = str(max(1, math.ceil(self.retry_after)))
         if self.should_retry is not None:
             headers["x-should-retry"] = "true" if self.should_retry else "false"
         return headers

@@ -42,6 +42,7 @@ class Exchange:
         self._loop = asyncio.get_running_loop()
         self._task: asyncio.Task[Answer] | None = None
         self._began = self._loop.time()
+        self.settlement: Settlement | None = None
         self._reservation: Reservation | None = None
         self._ending: Outcome | None = None
         self._is_over = False
@@ -154,7 +155,7 @@ class Exchange:
         if not reached:
             await self._services.meter.refund(reservation)
             return None
-        settlement = self._settlement(reached[-1], failure)
+        settlement = self.settlement = self._settlement(reached[-1], failure)
         self._services.metrics.api_requests.labels(self._plan.chat.form.api, settlement.outcome).inc()
         if self._record_is_wanted(reached[-1], settlement):
             _ = self._in_background(self._settle_by_record(reached[-1], reservation, settlement))
@@ -211,7 +212,7 @@ class Exchange:
         await self._services.meter.settle(reservation, settlement)
 
     def _in_background(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        task = asyncio.create_task(work)
+        task = asyncio.create_task(work, name=self._plan.want.request_id)
         self._services.settlements.add(task)
         task.add_done_callback(self._services.settlements.discard)
         return task

@@ -26,7 +26,6 @@ from proxy.routes import Timeouts
 MAX_ANSWER_BYTES = 64 * 2**20
 _MAX_ERROR_BYTES = 64 * 2**10
 _MAX_HEADER_BYTES = 32 * 2**10
-_CONNECTIONS_PER_PROVIDER = 1_000
 _KEEP_ALIVE_SECONDS = 20.0
 
 ENCODED = Failure(
@@ -198,15 +197,16 @@ class Relay:
             await endpoint.transport.aclose()
 
 
-def transport_for(provider: Provider, clock: Clock) -> httpx.AsyncBaseTransport:
+def transport_for(provider: Provider, clock: Clock, *, connections: int = 1_000) -> httpx.AsyncBaseTransport:
     """Return the way to a provider: into this process if it answers by itself, else over the network.
 
-    Must be called on the running loop, to which aiohttp's session belongs.
+    There are at most so many `connections`: as many as there may be calls, so that none waits for one. Must be called
+    on the running loop, to which aiohttp's session belongs.
     """
     if isinstance(provider, SelfAnswering):
         return _InProcess(provider, clock)
     connector = aiohttp.TCPConnector(
-        limit=_CONNECTIONS_PER_PROVIDER, keepalive_timeout=_KEEP_ALIVE_SECONDS, ttl_dns_cache=60
+        limit=connections, keepalive_timeout=_KEEP_ALIVE_SECONDS, ttl_dns_cache=60
     )
     session = aiohttp.ClientSession(
         connector=connector,

@@ -7,12 +7,14 @@ Secrets come from the environment alone.
 
 from __future__ import annotations
 
+import itertools
 import os
-import secrets
 from collections.abc import Mapping
 from decimal import Decimal
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import unquote, urlsplit
 
 import yaml
 from dotenv import dotenv_values
@@ -29,11 +31,9 @@ from pydantic_settings import (
 from proxy.addresses import MailServer, Network, Origin, WebAddress, comma_separated
 from proxy.core.limits import MediaTokens, UserLimits
 from proxy.core.routing import Member, Role
+from proxy.own_secret import MIN_SECRET_LENGTH, is_weak, own_secret
 from proxy.rates import RateLimits
 from proxy.routes import Fallback, Resilience, Timeouts, routes_of
-
-MIN_SECRET_LENGTH = 32
-_WEAK_SECRETS = ("your-super-secret", "change", "secret", "password", "example", "default")
 
 
 class SettingsError(Exception):
@@ -71,7 +71,7 @@ class Limits(_Section):
         section: LimitsOfRole = getattr(self, role)
         return UserLimits(section.daily_requests, section.monthly_requests, section.monthly_tokens)
 
-    @property
+    @cached_property
     def media(self) -> MediaTokens:
         """Return the bounds for what is not text in a prompt."""
         return MediaTokens(self.image_tokens, self.audio_tokens, self.file_tokens)
@@ -176,6 +176,7 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="least severe level logged"
     )
+    access_log: bool = Field(default=True, description="write one line per request to the log")
     reconcile_seconds: float = Field(
         60, ge=0, description="how long a cut stream's hold waits for the provider's own record of its cost"
     )
@@ -223,6 +224,15 @@ class Settings(BaseSettings):
     def is_production(self) -> bool:
         """Say whether the strict rules hold."""
         return self.environment == "production"
+
+    def secrets(self) -> frozenset[str]:
+        """Return everything that must never be shown, as it is and as it stands in URLs."""
+        found = {getattr(self, name) for name in _SECRETS} | set(
+            itertools.chain(*self.provider_keys.values())
+        )
+        passwords = {urlsplit(url).password for url in (self.mongodb_uri, self.smtp_url) if url}
+        known = {str(secret) for secret in found | passwords if secret}
+        return frozenset(known | {unquote(secret) for secret in known})
 
     @property
     def serves_docs(self) -> bool:
@@ -351,7 +361,7 @@ def _check(settings: Settings) -> None:
         raise SettingsError(f"fallbacks: {name!r}: the name stands in `aliases` too")
     if bool(settings.admin_email) != bool(settings.admin_password):
         raise SettingsError("ADMIN_EMAIL and ADMIN_PASSWORD: set both or neither")
-    if settings.jwt_secret is not None and _is_weak(settings.jwt_secret) and settings.is_production:
+    if settings.jwt_secret is not None and is_weak(settings.jwt_secret) and settings.is_production:
         raise SettingsError(f"JWT_SECRET: must be random and have at least {MIN_SECRET_LENGTH} characters")
     if settings.is_production:
         _check_production(settings)
@@ -367,26 +377,11 @@ def _check_production(settings: Settings) -> None:
         raise SettingsError("ALLOWED_ORIGINS: must name exact origins in production, not *")
 
 
-def _is_weak(secret: str) -> bool:
-    lowered = secret.lower()
-    return len(secret) < MIN_SECRET_LENGTH or len(set(secret)) < 8 or lowered.startswith(_WEAK_SECRETS)  # noqa: PLR2004
-
-
 def _own_secret(settings: Settings) -> str:
-    """Return the development secret kept under DATA_DIR, making it at the first start."""
-    path = settings.data_dir / "jwt_secret"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        except FileExistsError:
-            return path.read_text(encoding="ascii").strip()
-        secret = secrets.token_urlsafe(48)
-        with os.fdopen(descriptor, "w", encoding="ascii") as file:
-            file.write(secret)
+        return own_secret(settings.data_dir)
     except OSError as exc:
         raise SettingsError(f"DATA_DIR: {settings.data_dir} cannot be written: {exc.strerror}") from exc
-    return secret
 
 
 def _one_line(error: ValidationError) -> str:

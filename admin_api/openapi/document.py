@@ -11,13 +11,14 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from pydantic import BaseModel, ValidationError
 from sanic import Sanic
 from sanic_routing.route import Route
 
 from admin_api.access import COOKIE, rule_of
 from admin_api.openapi import admin, auth, chat, gateway, models, system, users
 from admin_api.openapi.operations import JSON, Operation
-from admin_api.openapi.shapes import ID, Components, Json, Named, maybe, named, one_of, raw
+from admin_api.openapi.shapes import ID, Components, Json, Named, Shape, maybe, named, one_of, raw
 
 OPERATIONS: dict[tuple[str, str], Operation] = {
     (operation.method, operation.path): operation
@@ -129,8 +130,19 @@ def _describe(operation: Operation, route: Route, components: Components) -> Jso
     }
     if operation.body is not None:
         content = {JSON: {"schema": components.schema(operation.body)}}
-        described["requestBody"] = {"required": True, "content": content}
+        described["requestBody"] = {"required": _is_needed(operation.body), "content": content}
     return described
+
+
+def _is_needed(body: Shape) -> bool:
+    """Say whether a body has to be sent: an empty one is read as `{}`, and some wishes are complete with that."""
+    if not (isinstance(body, type) and issubclass(body, BaseModel)):
+        return True
+    try:
+        body.model_validate({})
+    except ValidationError:
+        return True
+    return False
 
 
 def errors_of(operation: Operation, rule: str | None) -> list[int]:
