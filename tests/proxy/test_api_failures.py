@@ -378,3 +378,29 @@ async def test_a_provider_past_its_cap_is_cut_off(mongodb_uri: str) -> None:
             events = events_of(await post(stage, key, api, stream=True, **{cap: 20}))
             assert events[-1]["type"] == "error"
             assert sum("delta" in event["type"] for event in events) < 30
+
+
+async def test_no_route_reaches_a_provider_without_a_reservation(mongodb_uri: str) -> None:
+    """Every POST of /v1 is refused to a user who has used up his requests, before any provider hears of it."""
+    async with staged(mongodb_uri) as stage:
+        paths = {
+            f"/{route.path}"
+            for route in stage.gateway.app.router.routes
+            if "POST" in route.methods and str(route.path).startswith("v1/")
+        }
+        chat = {"messages": HELLO}
+        asked = {f"/v1/{api}": body for api, body in RIGHT.items()} | {"/v1/chat/completions": chat}
+        assert paths == asked.keys()
+        user = await stage.gateway.user(Role.PREMIUM, usageLimits={"dailyRequests": len(paths)})
+        key = await stage.gateway.key(user)
+        for status in (200, 429):
+            for path in sorted(paths):
+                response = await stage.gateway.http.post(
+                    path,
+                    json={"model": MINI, **asked[path]},
+                    headers={"authorization": f"Bearer {key}"},
+                )
+                assert response.status_code == status, path
+        assert len(stage.openrouter.books) == len(paths)
+        assert len(await stage.events(len(paths))) == len(paths)
+        await stage.assert_balanced(user)
