@@ -165,19 +165,17 @@ class Exchange:
         await asyncio.wait({task}, timeout=SETTLE_SECONDS)
         return settlement
 
-    def _settlement(
-        self, attempt: Attempt, failure: Failure | None, usage: Usage | None = None
-    ) -> Settlement:
+    def _settlement(self, attempt: Attempt, failure: Failure | None) -> Settlement:
         """Say what the call has cost: what the attempt has that served it, or was the last to reach a provider."""
         entry, first = attempt.target.entry, attempt.first_token_at
         return Settlement(
             outcome=self._outcome(failure),
-            bill=attempt.bill(usage),
+            bill=attempt.bill(),
             usd_inr_rate=self._services.usd_inr_rate,
             provider=entry.provider,
             model=attempt.target.model,
             total_ms=round((self._loop.time() - self._began) * 1000),
-            attempts=tuple(self._records(attempt, usage)),
+            attempts=tuple(self._records(attempt)),
             served_model=attempt.served_model,
             backing=attempt.served.backing,
             generation_id=attempt.generation_id,
@@ -186,7 +184,7 @@ class Exchange:
             first_token_ms=None if first is None else round((first - self._began) * 1000),
         )
 
-    def _records(self, settled: Attempt, usage: Usage | None) -> Iterator[AttemptRecord]:
+    def _records(self, settled: Attempt, usage: Usage | None = None) -> Iterator[AttemptRecord]:
         for attempt in self._attempts:
             cost = attempt.bill(usage if attempt is settled else None).charge.cost
             yield attempt.record(cost, self._ending)
