@@ -200,7 +200,7 @@ def _endpoints(settings: Settings, clock: Clock) -> dict[str, Endpoint]:
             enabled[name].base_url,
             settings.provider_keys.get(name, ()),
             enabled[name].timeouts,
-            transport_for(plugin, clock),
+            transport_for(plugin, clock, connections=settings.limits.concurrent_requests),
         )
         for name, plugin in plugins.items()
     }

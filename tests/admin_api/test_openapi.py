@@ -239,6 +239,14 @@ async def _operate(place: Playground, judge: Judge, account: Account) -> None:
     judge.check(await http.post("/v1/chat/completions", headers=key, json={**body, "model": "no/such"}))
     judge.check(await http.post("/v1/chat/completions", headers=key, json={"model": FREE}))
     judge.check(await http.get("/v1/models/no/such", headers=key))
+    for api, asked in (
+        ("embeddings", {"input": "hello"}),
+        ("responses", {"input": "hello"}),
+        ("messages", {"messages": body["messages"], "max_tokens": 50}),
+    ):
+        for headers in (key, {}):
+            for wish in ({"model": FREE}, {"model": FREE, "stream": True}, {"model": "no/such"}, {}):
+                judge.check(await http.post(f"/v1/{api}", headers=headers, json={**asked, **wish}))
     judge.check(await http.get("/v1/requests/req_0", headers=key))
     for path in ("/", "/health", "/health/ready", "/metrics", "/docs/openapi.json"):
         judge.check(await http.get(path))
