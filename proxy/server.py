@@ -119,7 +119,7 @@ async def start_gateway(
     store = database.database_of(client, settings.database)
     await database.prepare(store, [*SHARED, *documents()])
     metrics = Metrics()
-    relay = Relay(_endpoints(settings, clock))
+    relay = Relay(endpoints(settings, clock))
     catalog = Catalog(
         relay,
         settings.enabled_providers(),
@@ -179,7 +179,8 @@ async def _meter(
     return DirectMeter(store, hold_seconds=2 * settings.longest_exchange, usd_inr_rate=settings.usd_inr_rate)
 
 
-def _endpoints(settings: Settings, clock: Clock) -> dict[str, Endpoint]:
+def endpoints(settings: Settings, clock: Clock) -> dict[str, Endpoint]:
+    """Return every provider that is on, with its plugin, its keys and its transport."""
     enabled = settings.enabled_providers()
     plugins = registry.load(
         (provider.plugin, ProviderOptions(name, provider.app_url, provider.app_title, provider.options))

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from plugins.contract import (
     ChatCall,
+    ChecksKeys,
     FailureKind,
     Head,
     ModelInfo,
@@ -247,3 +248,14 @@ def test_no_list_breaks_it(body: bytes) -> None:
 def test_no_caller_breaks_it(body: dict[str, Any], stream: bool) -> None:  # noqa: FBT001
     """Any body becomes a request."""
     assert orjson.loads(ROUTER.chat_request(ChatCall(body, "m", stream, None), None).body)["model"] == "m"
+
+
+def test_a_key_is_tried_at_a_model_that_nobody_has() -> None:
+    """The router refuses a wrong key before it looks for the model, and a right one costs nothing."""
+    request = ROUTER.key_request("hf_x")
+    assert isinstance(ROUTER, ChecksKeys)
+    assert (request.method, request.path) == ("POST", "/chat/completions")
+    assert request.headers["Authorization"] == "Bearer hf_x"
+    sent = orjson.loads(request.body or b"")
+    assert sent["max_tokens"] == 1
+    assert "no-such" in sent["model"]
