@@ -181,7 +181,7 @@ class Settings(BaseSettings):
         None, description="Bearer token for /metrics; without it, private addresses only"
     )
     docs_enabled: bool | None = Field(
-        None, description="serve /docs/openapi.json; default: in development only"
+        None, description="serve /docs and /docs/openapi.json; default: in development only"
     )
     drain_seconds: float = Field(30, ge=0, description="how long running requests may go on after SIGTERM")
     log_level: Literal["debug", "info", "warning", "error"] = Field(

@@ -246,7 +246,11 @@ def test_a_disk_that_is_nearly_full(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 @pytest.mark.slow
 def test_the_command(tmp_path: Path, mongodb_uri: str) -> None:
     """`python -m proxy doctor` prints a line for each thing, no secret, and its status says whether the gateway can serve."""
-    secrets = {"JWT_SECRET": JWT_SECRET, "ADMIN_PASSWORD": PASSWORD, "ADMIN_EMAIL": "root@example.com"}
+    secrets: dict[str, Any] = {
+        "JWT_SECRET": JWT_SECRET,
+        "ADMIN_PASSWORD": PASSWORD,
+        "ADMIN_EMAIL": "root@example.com",
+    }
     good = run_command(tmp_path, "doctor", MONGODB_URI=mongodb_uri, **secrets)
     assert good.returncode == 0, good.stdout + good.stderr
     assert good.stdout.splitlines()[-1] == "the gateway can serve"
