@@ -19,7 +19,7 @@ from typing import Any
 from pydantic import ValidationError
 from pymongo.errors import PyMongoError
 
-from admin_api import documents, migration
+from admin_api import audit, documents, migration
 from admin_api.auth import service as accounts
 from admin_api.auth.hashing import PasswordHasher
 from admin_api.users import service as keys
@@ -77,7 +77,8 @@ def create_key(settings: Settings, options: argparse.Namespace) -> int:
         if user is None or user.id is None:
             raise SettingsError(f"no user has the e-mail {options.email}")
         wish = NewApiKey(name=options.name, expiresIn="never")
-        secret, _ = await keys.create_api_key(user.id, wish, most=_MOST_KEYS, now=utc_now())
+        secret, key = await keys.create_api_key(user.id, wish, most=_MOST_KEYS, now=utc_now())
+        await audit.record_of_operator("operator.key_created", target=str(key.id), now=utc_now())
         print(secret)
 
     return _with_database(settings, create)
@@ -89,6 +90,7 @@ def create_admin(settings: Settings, options: argparse.Namespace) -> int:
     async def create(_store: Database) -> None:
         existing = await User.find_one(User.email == options.email.strip().lower())
         if existing is not None:
+            await audit.record_of_operator("operator.admin_made", target=str(existing.id), now=utc_now())
             await existing.update({"$set": {"role": Role.ADMIN, "isActive": True, "updatedAt": utc_now()}})
             print(f"{existing.email} is an admin now; the password is unchanged")
             return
@@ -228,7 +230,7 @@ def _with_database(settings: Settings, work: Callable[[Database], Awaitable[None
         client = database.connect(uri)
         store = database.database_of(client, settings.database)
         try:
-            await database.prepare(store, SHARED)
+            await database.prepare(store, [*SHARED, *documents()])
             await work(store)
         finally:
             await client.close()

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from pymongo import AsyncMongoClient
+from pymongo.errors import OperationFailure
 
 from admin_api import documents
 from proxy import doctor
@@ -194,7 +195,7 @@ async def test_a_database_of_somebody_else(mongodb_uri: str) -> None:
         verdict, text = only(await examined(mongodb_uri), "database indexes")
         assert (verdict, "users.lastSeen_1 was made by another program" in text) == (Verdict.PROBLEM, True)
     for code, words in ((18, "refuses user and password"), (13, "may not do")):
-        assert words in doctor._refused(doctor.OperationFailure("no", code)).text
+        assert words in doctor._refused(OperationFailure("no", code)).text
 
 
 async def test_a_wrong_clock(mongodb_uri: str) -> None:
