@@ -1,7 +1,7 @@
 # Every task of the project: `make` lists them.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test torture fuzz audit check format lock
+.PHONY: help run test torture fuzz soak audit check format lock
 python := .venv/bin/python
 
 # PYTHON, HOST, PORT and the like may be given as `make run PORT=5001`: make exports what stands on its command line.
@@ -29,6 +29,10 @@ audit: ## Look for known vulnerabilities in the locked packages, which needs the
 	@sh tools/bootstrap.sh dev
 	@$(python) tools/audit.py requirements.lock requirements-dev.lock
 
+soak: ## Let a gateway run under mixed traffic and see whether it grows (make soak ARGS="--minutes 10")
+	@sh tools/bootstrap.sh dev
+	@$(python) -m tests.soak $(ARGS)
+
 check: ## Check format, lint, types and the direction of imports
 	@sh tools/bootstrap.sh dev
 	@$(python) -m ruff check
@@ -47,5 +51,5 @@ lock: ## Write the lock files anew from pyproject.toml (newer versions: make loc
 	@$(lock_command) $(ARGS) --output-file requirements.lock
 	@$(lock_command) $(ARGS) --group dev --constraints requirements.lock --output-file requirements-dev.lock
 
-lock_command = UV_CUSTOM_COMPILE_COMMAND='make lock' $(python) -m uv pip compile pyproject.toml --quiet --no-config \
+lock_command = UV_CUSTOM_COMPILE_COMMAND='make lock' $(python) -m uv pip compile pyproject.toml --extra embedded --quiet --no-config \
 	--universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import getpass
 import os
 import secrets
@@ -31,6 +32,7 @@ from proxy.database import Database, DatabaseError
 from proxy.doctor import Doctor, Finding, Verdict
 from proxy.documents import SHARED, User
 from proxy.errors import GatewayError
+from proxy.metering.journal import JournalError
 from proxy.metering.verify import Drift, verify
 from proxy.mongod import EmbeddedMongod, MongodError, embedded_mongod
 from proxy.relay import Relay
@@ -49,8 +51,11 @@ def main(arguments: list[str] | None = None) -> int:
         settings = load()
         logs.configure(settings.log_level, settings.secrets())
         status: int = options.command(settings, options)
-    except (SettingsError, MongodError, DatabaseError, PluginError, GatewayError) as exc:
+    except (SettingsError, MongodError, DatabaseError, JournalError, PluginError, GatewayError) as exc:
         print(f"error: {exc}", file=sys.stderr)
+        return 1
+    except PyMongoError as exc:
+        print(f"error: the database went away: {' '.join(str(exc).split())[:200]}", file=sys.stderr)
         return 1
     except ValidationError as exc:
         reasons = ", ".join(item["msg"].removeprefix("Value error, ") for item in exc.errors())
@@ -65,8 +70,19 @@ def serve(settings: Settings, _options: argparse.Namespace) -> int:
     with _mongodb(settings) as (uri, embedded):
         app = create_app(settings, uri, embedded=embedded)
         app.after_server_start(_announce(settings, embedded))
+        app.after_server_start(_spare_the_collector)
         app.run(sock=listener, single_process=True, backlog=_BACKLOG, access_log=False, motd=False)
     return 0
+
+
+async def _spare_the_collector(_app: App) -> None:
+    """Look for cycles of garbage seldom, and never among what stays: a tenth of a request's CPU went into that.
+
+    A request leaves hardly any cycle behind; what does is found all the same, twenty thousand objects later.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 50)
 
 
 def create_key(settings: Settings, options: argparse.Namespace) -> int:

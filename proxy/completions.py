@@ -17,7 +17,7 @@ from proxy.auth import Caller
 from proxy.call import Answer, Client, Plan, Services
 from proxy.catalog import Catalog
 from proxy.core import limits, pricing, routing
-from proxy.core.chat import ChatRequest
+from proxy.core.api import ApiRequest
 from proxy.core.routing import Target, unpriced
 from proxy.core.rules import Demand
 from proxy.documents import Outcome
@@ -37,7 +37,7 @@ class Call:
 
     request_id: str
     caller: Caller
-    chat: ChatRequest
+    chat: ApiRequest
     at: datetime
     session_id: str | None = None
 
@@ -90,10 +90,18 @@ class Completions:
             exchange.client_left()
             raise
 
-    async def settled(self) -> None:
-        """Wait until every call that has ended is settled."""
-        while self._services.settlements:
-            await asyncio.wait(set(self._services.settlements))
+    async def settled(self, request_id: str | None = None) -> None:
+        """Wait until every call that has ended is settled, or one of them."""
+        while pending := {
+            task for task in self._services.settlements if request_id in (None, task.get_name())
+        }:
+            await asyncio.wait(pending)
+
+    async def ended(self) -> None:
+        """Wait until every call that runs now has ended, and all that have are settled."""
+        if self._running:
+            await asyncio.wait(list(self._running))
+        await self.settled()
 
     async def drain(self, seconds: float) -> None:
         """Refuse new calls, let the running ones end, and after `seconds` end those that still run."""

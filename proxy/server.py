@@ -25,11 +25,12 @@ from proxy.auth import Authenticator
 from proxy.call import Services
 from proxy.catalog import Catalog
 from proxy.completions import Completions
-from proxy.database import Database
+from proxy.database import Database, DatabaseError
 from proxy.documents import SHARED
 from proxy.errors import UnsupportedMedia
 from proxy.gateway import Gateway
 from proxy.handlers import account, chat, cors, errors, headers, identity, methods, models, system
+from proxy.health import Health
 from proxy.metering.contract import Meter
 from proxy.metering.direct import DirectMeter
 from proxy.metering.heartbeat import Heartbeat
@@ -38,9 +39,10 @@ from proxy.metering.watch import LedgerWatch
 from proxy.metrics import Metrics
 from proxy.mongod import EmbeddedMongod
 from proxy.reconcile import Reconciler
-from proxy.relay import Endpoint, Relay, transport_for
+from proxy.relay import Endpoint, Relay
 from proxy.request_log import RequestLog
 from proxy.settings import Settings
+from proxy.transport import transport_for
 
 App = Sanic[Config, SimpleNamespace]
 Clock = Callable[[], datetime]
@@ -117,21 +119,27 @@ async def start_gateway(
     """Connect and start every part, in the order in which they need each other."""
     client = database.connect(mongodb_uri)
     store = database.database_of(client, settings.database)
-    await database.prepare(store, [*SHARED, *documents()])
+    try:
+        await database.prepare(store, [*SHARED, *documents()])
+    except DatabaseError:
+        await client.close()
+        raise
     metrics = Metrics()
+    metrics.expect(settings.enabled_providers())
     relay = Relay(endpoints(settings, clock))
     catalog = Catalog(
         relay,
         settings.enabled_providers(),
-        settings.aliases,
+        settings.routes,
         metrics,
         refresh_seconds=settings.catalog_refresh_seconds,
         clock=clock,
     )
+    health = Health(relay.endpoints, settings.resilience, metrics)
     reconciler = Reconciler(relay, patience=settings.reconcile_seconds)
     beats = database.connect(mongodb_uri, pool_size=1)
     meter = await _meter(settings, store, database.database_of(beats, settings.database), reconciler, metrics)
-    services = Services(relay, meter, reconciler, metrics, request_log, settings.usd_inr_rate, clock)
+    services = Services(relay, health, meter, reconciler, metrics, request_log, settings.usd_inr_rate, clock)
     completions = Completions(
         services, catalog, settings.limits, keep_alive_seconds=settings.keep_alive_seconds
     )
@@ -149,6 +157,7 @@ async def start_gateway(
         database=store,
         metrics=metrics,
         relay=relay,
+        health=health,
         catalog=catalog,
         meter=meter,
         watch=watch,
@@ -223,7 +232,8 @@ async def _begin_request(request: Request) -> None:
     settings: Settings = request.app.ctx.gateway.settings
     identity.begin(request, request.app.ctx.request_log, settings.trusted_proxies)
     # Sanic stops reading while a large body waits, and then never sees that the client has left.
-    cast("Transport", request.transport).resume_reading()
+    if not request.app.asgi:
+        cast("Transport", request.transport).resume_reading()
     if request.headers.get("content-encoding", "identity").lower() != "identity":
         raise UnsupportedMedia("Send the body without a content encoding.")
 

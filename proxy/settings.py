@@ -11,6 +11,7 @@ import itertools
 import os
 from collections.abc import Mapping
 from decimal import Decimal
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import unquote, urlsplit
@@ -27,11 +28,12 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
-from proxy.addresses import MailServer, Network, Origin, WebAddress
+from proxy.addresses import MailServer, Network, Origin, WebAddress, comma_separated
 from proxy.core.limits import MediaTokens, UserLimits
-from proxy.core.routing import Role
+from proxy.core.routing import Member, Role
 from proxy.own_secret import MIN_SECRET_LENGTH, is_weak, own_secret
 from proxy.rates import RateLimits
+from proxy.routes import Fallback, Resilience, Timeouts, routes_of
 
 
 class SettingsError(Exception):
@@ -69,7 +71,7 @@ class Limits(_Section):
         section: LimitsOfRole = getattr(self, role)
         return UserLimits(section.daily_requests, section.monthly_requests, section.monthly_tokens)
 
-    @property
+    @cached_property
     def media(self) -> MediaTokens:
         """Return the bounds for what is not text in a prompt."""
         return MediaTokens(self.image_tokens, self.audio_tokens, self.file_tokens)
@@ -82,15 +84,6 @@ class ChatSection(_Section):
     max_output_tokens: int = Field(default=4_000, ge=1)
     session_days: int | None = Field(default=None, ge=1)
     attachment_bytes: int = Field(default=8 * 2**20, ge=0, le=12 * 2**20)
-
-
-class Timeouts(_Section):
-    """Seconds that an exchange with a provider may take, phase by phase."""
-
-    connect: float = Field(default=10, gt=0)
-    first_byte: float = Field(default=120, gt=0)
-    idle: float = Field(default=60, gt=0)
-    total: float = Field(default=600, gt=0)
 
 
 class ProviderSettings(_Section):
@@ -123,14 +116,10 @@ _HUGGINGFACE = ProviderSettings(
     api_key_env="HUGGINGFACE_API_KEY",
     tier="free",
 )
-_FROM_FILE_ONLY = frozenset({"limits", "rate_limits", "chat", "providers", "aliases"})
+_FROM_FILE_ONLY = frozenset(
+    {"limits", "rate_limits", "chat", "providers", "aliases", "fallbacks", "resilience"}
+)
 _SECRETS = frozenset({"jwt_secret", "admin_password", "mongodb_uri", "smtp_url", "metrics_token"})
-
-
-def _comma_separated(value: object) -> object:
-    if isinstance(value, str):
-        return tuple(item.strip() for item in value.split(",") if item.strip())
-    return value
 
 
 class Settings(BaseSettings):
@@ -206,9 +195,11 @@ class Settings(BaseSettings):
         default_factory=lambda: {"openrouter": _OPENROUTER, "huggingface": _HUGGINGFACE}
     )
     aliases: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    fallbacks: dict[str, tuple[Fallback, ...]] = Field(default_factory=dict)
+    resilience: Resilience = Resilience()
     provider_keys: dict[str, tuple[str, ...]] = Field(default_factory=dict, exclude=True, repr=False)
 
-    _split_lists = field_validator("allowed_origins", "trusted_proxies", mode="before")(_comma_separated)
+    _split_lists = field_validator("allowed_origins", "trusted_proxies", mode="before")(comma_separated)
 
     @field_validator("aliases", mode="before")
     @classmethod
@@ -263,8 +254,14 @@ class Settings(BaseSettings):
     @property
     def longest_exchange(self) -> float:
         """Return how long the most patient provider may take for one answer, in seconds."""
-        patience = (provider.timeouts.total for provider in self.enabled_providers().values())
+        patience = [provider.timeouts.total for provider in self.enabled_providers().values()]
+        patience += [each.timeouts.total or 0 for targets in self.fallbacks.values() for each in targets]
         return max(patience, default=Timeouts().total)
+
+    @property
+    def routes(self) -> dict[str, tuple[Member, ...]]:
+        """Return the names that the operator has made for models, each with its targets in order."""
+        return routes_of(self.aliases, self.fallbacks)
 
     def enabled_providers(self) -> dict[str, ProviderSettings]:
         """Return the providers to use: those that are on and have a key, or need none.
@@ -360,6 +357,8 @@ def _check(settings: Settings) -> None:
             raise SettingsError(
                 f"providers: {name!r}: a provider's name is a prefix of model ids and has no slash"
             )
+    for name in settings.aliases.keys() & settings.fallbacks.keys():
+        raise SettingsError(f"fallbacks: {name!r}: the name stands in `aliases` too")
     if bool(settings.admin_email) != bool(settings.admin_password):
         raise SettingsError("ADMIN_EMAIL and ADMIN_PASSWORD: set both or neither")
     if settings.is_production:

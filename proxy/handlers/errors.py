@@ -38,9 +38,12 @@ def render_error(request: Request, exception: Exception) -> HTTPResponse:
         error = errors.InternalError(f"Internal error. Ask the operator about request {request_id}.")
     surface = _surface(request)
     status = (error.api_status if surface == "api" else None) or error.status
-    body = (
-        errors.openai_body(error) if surface == "v1" else errors.envelope(error, now=request.app.ctx.clock())
-    )
+    if surface != "v1":
+        body = errors.envelope(error, now=request.app.ctx.clock())
+    elif _is_under(request, "v1/messages"):
+        body = errors.anthropic_body(error, request_id)
+    else:
+        body = errors.openai_body(error)
     code = error.error_code or error.type
     gateway = getattr(request.app.ctx, "gateway", None)
     if gateway is not None:
@@ -88,7 +91,8 @@ def _is_served(request: Request, method: str) -> bool:
 
 
 def _surface(request: Request) -> str:
-    for surface in ("v1", "api"):
-        if f"{request.path}/".startswith(f"/{surface}/"):
-            return surface
-    return "system"
+    return next((surface for surface in ("v1", "api") if _is_under(request, surface)), "system")
+
+
+def _is_under(request: Request, place: str) -> bool:
+    return f"{request.path}/".startswith(f"/{place}/")

@@ -23,6 +23,9 @@ from proxy.request_log import RequestLog
 from proxy.security import shown_of_key
 
 HEADER = "x-request-id"
+ANTHROPIC_HEADER = "request-id"
+"""What Anthropic's SDKs read in the place of the other one."""
+
 OUR_HEADER = "x-aipasta-request-id"
 """Carries our id where the other one carries the client's."""
 
@@ -75,7 +78,8 @@ def end(request: Request, response: BaseHTTPResponse) -> None:
     if ours is None:  # Sanic answers some broken connections without having begun a request
         return
     given = request.ctx.given_id
-    response.headers.setdefault(HEADER, given or ours)
+    for name in (HEADER, ANTHROPIC_HEADER):
+        response.headers.setdefault(name, given or ours)
     if given is not None:
         response.headers[OUR_HEADER] = ours
     if request.ctx.line is not None:

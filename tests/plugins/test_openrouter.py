@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from plugins.contract import (
-    ChatCall,
+    ApiCall,
     ChecksKeys,
     Failure,
     FailureKind,
@@ -25,7 +25,7 @@ from plugins.openrouter import OpenRouter, read_price
 from tests.plugins import recordings
 
 ROUTER = OpenRouter(ProviderOptions("openrouter", app_url="https://aipasta.example", app_title="AI Pasta"))
-CALL = ChatCall(body={}, model="openai/gpt-4o-mini", stream=False, max_tokens=None)
+CALL = ApiCall(body={}, model="openai/gpt-4o-mini", stream=False, max_tokens=None)
 KINDS = {
     "400_invalid_model": FailureKind.NOT_FOUND,
     "400_missing_messages": FailureKind.INVALID_REQUEST,
@@ -63,9 +63,9 @@ WAITS = {
 }
 
 
-def sent(call: ChatCall) -> dict[str, Any]:
+def sent(call: ApiCall) -> dict[str, Any]:
     """Read back what is sent."""
-    body: dict[str, Any] = orjson.loads(ROUTER.chat_request(call, "k").body)
+    body: dict[str, Any] = orjson.loads(ROUTER.api_request(call, "k").body)
     return body
 
 
@@ -76,7 +76,7 @@ def test_is_a_provider() -> None:
 
 def test_attribution() -> None:
     """The application's name goes with every request, where there is one."""
-    for request in (ROUTER.models_request(None), ROUTER.chat_request(CALL, "k")):
+    for request in (ROUTER.models_request(None), ROUTER.api_request(CALL, "k")):
         assert request.headers["HTTP-Referer"] == "https://aipasta.example"
         assert request.headers["X-OpenRouter-Title"] == "AI Pasta"
     bare = OpenRouter(ProviderOptions("openrouter")).models_request(None)
