@@ -177,20 +177,19 @@ class OpenAICompatible:
 
     def read_usage(self, frame: Json) -> Usage | None:
         """Find the usage record at the top, under Groq's `x_groq`, or in a choice (Moonshot)."""
-        inside = (get(each, "usage") for each in choices(frame))
-        places = (get(frame, "usage"), get(get(frame, "x_groq"), "usage"), *inside)
-        return next(filter(None, map(usage, filter(None, places))), None)
+        inside = [get(each, "usage") for each in choices(frame)]
+        records = (get(frame, "usage"), get(get(frame, "x_groq"), "usage"), *inside)
+        return next((found for each in records if each and (found := usage(each))), None)
 
     def read_error(self, frame: Json) -> Failure | None:
         """Find an error at the top or in a choice, or an answer that ended with one and says no more."""
-        errors = (get(frame, "error"), *(get(each, "error") for each in choices(frame)))
-        if error := next(filter(None, errors), None):
-            return failure(error, None, {}, "the provider reported an error")
-        ended = next((each for each in choices(frame) if get(each, "finish_reason") == "error"), None)
-        if ended is None:
+        for error in (get(frame, "error"), *[get(each, "error") for each in choices(frame)]):
+            if error:
+                return failure(error, None, {}, "the provider reported an error")
+        if not (ended := [each for each in choices(frame) if get(each, "finish_reason") == "error"]):
             return None
         # Gemini's MALFORMED_FUNCTION_CALL arrives like this (captured from OpenRouter).
-        reason = clean(text(get(ended, "native_finish_reason"))) or "an error"
+        reason = clean(text(get(ended[0], "native_finish_reason"))) or "an error"
         return Failure(FailureKind.PROVIDER, f"the provider ended the answer with {reason}", 502)
 
     def read_failure(self, status: int, headers: Mapping[str, str], body: bytes) -> Failure:

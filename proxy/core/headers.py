@@ -14,10 +14,14 @@ def rate_limit_headers(rules: Sequence[Rule], remaining: Mapping[str, int], now:
     """Return `x-ratelimit-{limit,remaining,reset}-{requests,tokens}` for the limits that a request touched."""
     headers: dict[str, str] = {}
     for kind, name in _NAMES.items():
-        touched = [rule for rule in rules if rule.kind is kind]
-        if touched:
-            tightest = min(touched, key=lambda rule: remaining.get(rule.counter, rule.limit))
-            headers |= _headers(tightest, name, remaining.get(tightest.counter, tightest.limit), now)
+        tightest, least = None, 0
+        for rule in rules:
+            if rule.kind is kind:
+                left = remaining.get(rule.counter, rule.limit)
+                if tightest is None or left < least:
+                    tightest, least = rule, left
+        if tightest is not None:
+            headers |= _headers(tightest, name, least, now)
     return headers
 
 

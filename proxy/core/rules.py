@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import ROUND_CEILING, Decimal
 from enum import StrEnum
+from functools import lru_cache
 
 from plugins.contract import Price
 from proxy.core.bill import Bill
@@ -21,6 +22,8 @@ from proxy.core.limits import UserLimits, day_ends, month_ends
 from proxy.core.pricing import to_pico
 
 _PICO = Decimal(10) ** 12
+_KEPT = 4_096
+"""Keys whose limits of the minute are kept."""
 
 
 class Kind(StrEnum):
@@ -102,36 +105,49 @@ def rules_of(
 
     A budget needs `demand.price`; whoever admits refuses a request without one before.
     """
-    prompt = demand.prompt_tokens
-    rules = [
-        _rule(Kind.REQUESTS, Period.DAY, limits.daily_requests, now, fixed=1),
-        _rule(Kind.REQUESTS, Period.MONTH, limits.monthly_requests, now, fixed=1),
-        _rule(Kind.TOKENS, Period.MONTH, limits.monthly_tokens, now, fixed=prompt, slope=1),
+    # What does not depend on the request's size is the same for all requests of a key in a minute: without keeping it
+    # this takes 56 us instead of 14, most of it in `strftime`.
+    prompt, price = demand.prompt_tokens, demand.price
+    fixed = slope = 0
+    rules = []
+    for rule in _limits_in(now.replace(second=0, microsecond=0), limits, key_id, key_limits):
+        if rule.kind is Kind.TOKENS:
+            rules.append(_sized(rule, prompt, 1))
+        elif rule.kind is not Kind.COST:
+            rules.append(rule)
+        elif price is not None:
+            if not fixed and not slope:
+                fixed, slope = _up(prompt * price.prompt + price.request), _up(price.completion)
+            rules.append(_sized(rule, fixed, slope))
+    return tuple(rules)
+
+
+@lru_cache(maxsize=_KEPT)
+def _limits_in(
+    minute: datetime, limits: UserLimits, key_id: str | None, key_limits: KeyLimits | None
+) -> tuple[Rule, ...]:
+    """Return the limits in force, as rules that hold nothing yet of tokens and money."""
+    found = [
+        _rule(Kind.REQUESTS, Period.DAY, limits.daily_requests, minute),
+        _rule(Kind.REQUESTS, Period.MONTH, limits.monthly_requests, minute),
+        _rule(Kind.TOKENS, Period.MONTH, limits.monthly_tokens, minute),
     ]
     if key_id is None or key_limits is None:
-        return tuple(rules)
-    if key_limits.requests_per_minute is not None:
-        rules.append(
-            _rule(Kind.REQUESTS, Period.MINUTE, key_limits.requests_per_minute, now, key_id, fixed=1)
-        )
-    if key_limits.tokens_per_minute is not None:
-        most = key_limits.tokens_per_minute
-        rules.append(_rule(Kind.TOKENS, Period.MINUTE, most, now, key_id, fixed=prompt, slope=1))
-    if key_limits.concurrent_requests is not None:
-        most = key_limits.concurrent_requests
-        rules.append(_rule(Kind.CONCURRENCY, Period.EVER, most, now, key_id, fixed=1))
-    budgets = (
-        (Period.DAY, key_limits.daily_budget),
-        (Period.WEEK, key_limits.weekly_budget),
-        (Period.MONTH, key_limits.monthly_budget),
-        (Period.EVER, key_limits.total_budget),
+        return tuple(found)
+    of_key = (
+        (Kind.REQUESTS, Period.MINUTE, key_limits.requests_per_minute),
+        (Kind.TOKENS, Period.MINUTE, key_limits.tokens_per_minute),
+        (Kind.CONCURRENCY, Period.EVER, key_limits.concurrent_requests),
+        (Kind.COST, Period.DAY, key_limits.daily_budget),
+        (Kind.COST, Period.WEEK, key_limits.weekly_budget),
+        (Kind.COST, Period.MONTH, key_limits.monthly_budget),
+        (Kind.COST, Period.EVER, key_limits.total_budget),
     )
-    for period, budget in budgets:
-        if budget is not None and demand.price is not None:
-            fixed = _up(prompt * demand.price.prompt + demand.price.request)
-            slope = _up(demand.price.completion)
-            rules.append(_rule(Kind.COST, period, to_pico(budget), now, key_id, fixed=fixed, slope=slope))
-    return tuple(rules)
+    for kind, period, most in of_key:
+        if most is not None:
+            limit = to_pico(most) if isinstance(most, Decimal) else most
+            found.append(_rule(kind, period, limit, minute, key_id))
+    return tuple(found)
 
 
 def counter_name(kind: Kind, period: Period, now: datetime, key_id: str | None = None) -> str:
@@ -153,15 +169,20 @@ def kind_of(counter: str) -> Kind:
 
 def ends_at(period: Period, now: datetime) -> datetime | None:
     """Return when the window of a moment ends; `None` when it never does."""
+    return _window_ends(period, now.replace(second=0, microsecond=0))
+
+
+@lru_cache(maxsize=64)
+def _window_ends(period: Period, minute: datetime) -> datetime | None:
     match period:
         case Period.MINUTE:
-            return now.replace(second=0, microsecond=0) + timedelta(minutes=1)
+            return minute + timedelta(minutes=1)
         case Period.DAY:
-            return day_ends(now)
+            return day_ends(minute)
         case Period.WEEK:
-            return day_ends(now) + timedelta(days=7 - now.isoweekday())
+            return day_ends(minute) + timedelta(days=7 - minute.isoweekday())
         case Period.MONTH:
-            return month_ends(now)
+            return month_ends(minute)
         case Period.EVER:
             return None
 
@@ -170,13 +191,9 @@ def used_of(
     counters: Iterable[str], bill: Bill, *, counts_as_request: bool, cost_pico: int
 ) -> dict[str, int]:
     """Say what a bill adds to each of the counters that were held."""
-    amounts = {
-        Kind.REQUESTS: int(counts_as_request),
-        Kind.TOKENS: bill.tokens.total,
-        Kind.COST: cost_pico,
-        Kind.CONCURRENCY: 0,
-    }
-    return {counter: amounts[kind_of(counter)] for counter in counters}
+    # By the bare letters: making a Kind of each, and hashing that, takes 8 us of the 10 that this would.
+    amounts = {"R": int(counts_as_request), "T": bill.tokens.total, "C": cost_pico, "P": 0}
+    return {counter: amounts[counter[0]] for counter in counters}
 
 
 def affordable_output(rules: Iterable[Rule], available: Mapping[str, int], wish: int) -> int:
@@ -185,18 +202,15 @@ def affordable_output(rules: Iterable[Rule], available: Mapping[str, int], wish:
     return min([wish, *(cap for cap in caps if cap is not None)])
 
 
-def _rule(  # noqa: PLR0913  a rule has this many parts, and this is the one place that puts them together
-    kind: Kind,
-    period: Period,
-    limit: int,
-    now: datetime,
-    key_id: str | None = None,
-    *,
-    fixed: int,
-    slope: int = 0,
-) -> Rule:
+def _rule(kind: Kind, period: Period, limit: int, now: datetime, key_id: str | None = None) -> Rule:
+    fixed = int(kind in (Kind.REQUESTS, Kind.CONCURRENCY))
     name = counter_name(kind, period, now, key_id)
-    return Rule(name, limit, fixed, slope, kind, period, is_of_key=key_id is not None)
+    return Rule(name, limit, fixed, 0, kind, period, is_of_key=key_id is not None)
+
+
+def _sized(rule: Rule, fixed: int, slope: int) -> Rule:
+    """Return the rule with what one request holds of it."""
+    return Rule(rule.counter, rule.limit, fixed, slope, rule.kind, rule.period, rule.is_of_key)
 
 
 def _window(period: Period, now: datetime) -> str:

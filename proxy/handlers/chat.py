@@ -15,6 +15,7 @@ from proxy.core.embeddings import EMBEDDINGS
 from proxy.core.messages import MESSAGES
 from proxy.core.responses import RESPONSES
 from proxy.gateway import gateway_of
+from proxy.handlers.headers import HotResponse
 
 blueprint = Blueprint("chat", url_prefix="/v1")
 
@@ -54,7 +55,7 @@ async def _answer(request: Request, form: Form, authorization: str | None) -> HT
     if call.chat.stream:
         await client.close()
         return None
-    return HTTPResponse(answer.body, headers=dict(answer.headers), content_type="application/json")
+    return HotResponse(answer.body, dict(answer.headers), "application/json")
 
 
 class StreamingClient:
@@ -72,7 +73,7 @@ class StreamingClient:
         # Without these two headers, proxies in front of us would hold the stream back to compress or buffer it.
         headers = {**headers, "cache-control": "no-cache, no-transform", "x-accel-buffering": "no"}
         self._response = await self._request.respond(
-            headers=headers, content_type="text/event-stream; charset=utf-8"
+            HotResponse(b"", headers, "text/event-stream; charset=utf-8")
         )
 
     async def send(self, data: bytes) -> None:

@@ -49,7 +49,10 @@ def add_headers(request: Request, response: BaseHTTPResponse, origins: Collectio
     """Say on an answer who may read it."""
     headers = response.headers
     headers["vary"] = f"{headers['vary']}, Origin" if "vary" in headers else "Origin"
-    allowed = origin_headers(request.headers.get("origin"), origins)
+    origin = request.headers.get("origin")
+    if origin is None:  # SDKs and curl
+        return
+    allowed = origin_headers(origin, origins)
     if not allowed:
         return
     headers.update(allowed)
@@ -63,9 +66,9 @@ def add_headers(request: Request, response: BaseHTTPResponse, origins: Collectio
     headers["access-control-expose-headers"] = ", ".join(EXPOSED_HEADERS)
 
 
-def origin_headers(origin: str | None, origins: Collection[str]) -> Mapping[str, str]:
+def origin_headers(origin: str, origins: Collection[str]) -> Mapping[str, str]:
     """Return the headers that let a page of an origin read an answer; none if it may not."""
-    if origin is None or origin == "null":
+    if origin == "null":
         return {}
     if origin in origins and origin != "*":
         return {"access-control-allow-origin": origin, "access-control-allow-credentials": "true"}

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from bson.raw_bson import RawBSONDocument
 from pymongo import UpdateOne
 from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.errors import BulkWriteError
@@ -16,7 +17,7 @@ _DUPLICATE = 11000
 Collection = AsyncCollection[dict[str, Any]]
 
 
-async def insert(collection: Collection, documents: Sequence[dict[str, Any]]) -> None:
+async def insert(collection: Collection, documents: Sequence[dict[str, Any] | RawBSONDocument]) -> None:
     """Insert documents, each unless it is there already; raise `PyMongoError`."""
     if not documents:
         return

@@ -126,7 +126,7 @@ class GroupCommit:
         if self.is_lost:
             return
         batches = [(slice_, slice_.batch) for slice_ in chosen if slice_.batch is not None]
-        await duplicates.insert(self._events, [item.event for _, batch in batches for item in batch.closed])
+        await duplicates.insert(self._events, [item.stored for _, batch in batches for item in batch.closed])
         await self._roll_up([(batch.closed, batch.thru) for _, batch in batches])
         commands = []
         for slice_, batch in batches:

@@ -13,6 +13,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from bson.raw_bson import RawBSONDocument
+
 from proxy.core.rules import Rule, affordable_output
 from proxy.metering.contract import Reservation, Want
 
@@ -28,10 +30,16 @@ MOST_EVENTS = 1000
 
 
 class Closed(NamedTuple):
-    """A request that has ended: where in the journal, its event, and what that adds to the counters."""
+    """A request that has ended: where in the journal, and its event, which may be encoded for the database already."""
 
     offset: int
     event: dict[str, Any]
+    encoded: RawBSONDocument | None = None
+
+    @property
+    def stored(self) -> dict[str, Any] | RawBSONDocument:
+        """Return the event in the form that costs least to send."""
+        return self.event if self.encoded is None else self.encoded
 
 
 @dataclass(slots=True)

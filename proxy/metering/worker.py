@@ -11,7 +11,9 @@ import itertools
 from collections.abc import Sequence
 from typing import Any
 
+import bson
 import structlog
+from bson.raw_bson import RawBSONDocument
 from pymongo import ReturnDocument
 from pymongo.errors import DuplicateKeyError, PyMongoError
 
@@ -133,8 +135,10 @@ class Worker:
             return None
         event = usage_event(reservation, settlement)
         event["journal"], event["offset"] = self.journal.name, self.journal.end
-        offset = self._close(request_id, event)
-        slice_.release(reservation.held, Closed(offset, event), self._loop.time())
+        # Once for the journal and for the database: encoding it takes 12 us.
+        encoded = RawBSONDocument(bson.encode(event))
+        offset = self._close(request_id, event, encoded)
+        slice_.release(reservation.held, Closed(offset, event, encoded), self._loop.time())
         self._touched(slice_)
         return event
 
@@ -142,7 +146,7 @@ class Worker:
         """Give a request's amounts back: it never reached a provider."""
         _, slice_ = self._open.pop(reservation.want.request_id, (0, None))
         if slice_ is not None:
-            self._close(reservation.want.request_id, None)
+            self._close(reservation.want.request_id, None, None)
             slice_.release(reservation.held, None, self._loop.time())
             self._touched(slice_)
 
@@ -202,10 +206,10 @@ class Worker:
         }
         return Reservation(want, rules, held, output // want.choices, remaining)
 
-    def _close(self, request_id: str, event: Event | None) -> int:
+    def _close(self, request_id: str, event: Event | None, encoded: RawBSONDocument | None) -> int:
         """Write the end of a request; should the disk refuse even that, the database is told all the same."""
         try:
-            return self.journal.close(request_id, {"event": event})
+            return self.journal.close(request_id, {"event": encoded})
         except JournalError as exc:
             cause = str(exc)
         if event is not None and event["attempts"]:

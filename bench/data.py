@@ -1,0 +1,265 @@
+"""A large database: every collection as the gateway itself would have written it, roll-ups and accounts included.
+
+Events are made user by user, by the functions that make them in the gateway, from a settlement that varies; what
+is derived from them (roll-ups, accounts) is derived by the gateway's own functions too.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+from bson import ObjectId
+from bson.decimal128 import Decimal128
+from pymongo.asynchronous.collection import AsyncCollection
+
+from bench.keys import BUDGET, PLENTY
+from plugins.contract import Price
+from proxy import security
+from proxy.core.bill import Bill, Counted
+from proxy.core.limits import UserLimits
+from proxy.core.pricing import Charge, CostSource
+from proxy.core.rules import Demand, has_ended, rules_of
+from proxy.database import Database
+from proxy.documents import ACCOUNTS, EVENTS, Outcome
+from proxy.metering.contract import AttemptRecord, Reservation, Settlement, Want
+from proxy.metering.event import Event, totals_of, usage_event
+from proxy.metering.rollups import ROLLUPS, sums_of
+
+PASSWORD = "a password of the benchmark"  # noqa: S105  it opens nothing but a temporary database
+HEAVY_EMAIL = "heavy@example.com"
+ADMIN_EMAIL = "admin@example.com"
+DAYS = 90
+_MODELS = [f"maker-{number}/model-{number}" for number in range(20)]
+_PRICE = Price(Decimal("0.00000015"), Decimal("0.0000006"))
+_RATE = Decimal(83)
+_LIMITS = UserLimits(10**8, 10**9, 10**12)
+_BATCH = 2_000
+_HEAVY_SHARE = 20
+"""The first user has so many times the events and messages of an ordinary one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """How much there is of everything."""
+
+    users: int
+    events: int
+    messages: int
+    records: int = 20_000
+
+
+@dataclass(slots=True)
+class Owner:
+    """One user: his documents' ids, and how much of everything he has."""
+
+    number: int
+    user_id: ObjectId
+    key_id: ObjectId
+    events: int
+    sessions: list[ObjectId]
+    messages: int
+
+
+class Sink:
+    """Inserts into one collection, many documents at once and without waiting for the disk: it can be made again."""
+
+    def __init__(self, database: Database, name: str) -> None:
+        """Insert into this collection."""
+        self._collection: AsyncCollection[dict[str, Any]] = database[name]
+        self._waiting: list[dict[str, Any]] = []
+
+    async def add(self, *documents: dict[str, Any]) -> None:
+        """Insert these, now or a little later."""
+        self._waiting += documents
+        if len(self._waiting) >= _BATCH:
+            await self.flush()
+
+    async def flush(self) -> None:
+        """Insert what is waiting."""
+        if self._waiting:
+            await self._collection.insert_many(self._waiting, ordered=False)
+            self._waiting = []
+
+
+async def fill(database: Database, size: Size, now: datetime, dice: random.Random) -> str:
+    """Put everything into the database; return the API key of the heaviest user."""
+    names = ("users", "apikeys", EVENTS, ROLLUPS, ACCOUNTS, "chatsessions", "chatmessages", "auditlog")
+    sinks = {name: Sink(database, name) for name in names}
+    digest = security.hash_password(PASSWORD)
+    secret = ""
+    for owner in _owners(size):
+        made = security.new_api_key()
+        secret = secret or made.secret
+        await sinks["users"].add(_user(owner, digest, now))
+        await sinks["apikeys"].add(_key(owner, made, now))
+        await _add_events(owner, sinks, now, dice)
+        await _add_messages(owner, sinks, now, dice)
+    for number in range(size.records):
+        await sinks["auditlog"].add(_record(number, now))
+    for sink in sinks.values():
+        await sink.flush()
+    return secret
+
+
+def _owners(size: Size) -> Iterator[Owner]:
+    shares = size.users + _HEAVY_SHARE - 1
+    for number in range(size.users):
+        share = _HEAVY_SHARE if number == 0 else 1
+        messages = size.messages * share // shares
+        sessions = [ObjectId() for _ in range(max(1, messages // 10))]
+        yield Owner(number, ObjectId(), ObjectId(), size.events * share // shares, sessions, messages)
+
+
+async def _add_events(owner: Owner, sinks: dict[str, Sink], now: datetime, dice: random.Random) -> None:
+    events = [_event(owner, now, dice) for _ in range(owner.events)]
+    await sinks[EVENTS].add(*events)
+    for key, place in sums_of(events).items():
+        await sinks[ROLLUPS].add({"_id": key, **place["names"], **place["amounts"], "thru": {}})
+    used: dict[str, int] = {}
+    totals: dict[str, int] = {}
+    for event in events:
+        for counter, amount in event["windows"].items():
+            if not has_ended(counter, now):
+                used[counter] = used.get(counter, 0) + amount
+        for name, amount in totals_of(event).items():
+            totals[name] = totals.get(name, 0) + amount
+    counters = {counter: {"u": amount, "l": 0} for counter, amount in used.items()}
+    await sinks[ACCOUNTS].add({"_id": str(owner.user_id), "c": counters, "t": totals, "j": {}, "js": []})
+
+
+def _event(owner: Owner, now: datetime, dice: random.Random) -> Event:
+    at = now - timedelta(seconds=dice.randrange(DAYS * 86_400))
+    model = _MODELS[min(len(_MODELS) - 1, int(dice.expovariate(0.3)))]
+    session = dice.choice(owner.sessions) if dice.random() < 0.1 else None  # noqa: PLR2004  every tenth is a chat
+    tokens = Counted(dice.randrange(10, 4_000), dice.randrange(1, 1_000))
+    cost = tokens.prompt * _PRICE.prompt + tokens.completion * _PRICE.completion
+    want = Want(
+        request_id=f"req_{dice.getrandbits(96):024x}",
+        user_id=str(owner.user_id),
+        key_id=None if session else str(owner.key_id),
+        session_id=None if session is None else str(session),
+        at=at,
+        limits=_LIMITS,
+        key_limits=None,
+        demand=Demand(tokens.prompt, _PRICE),
+        prompt_estimate=tokens.prompt,
+        output_tokens=1_000,
+        choices=1,
+        requested_model=model,
+        provider="openrouter",
+        model=model,
+        stream=True,
+    )
+    rules = rules_of(_LIMITS, None, None, want.demand, at)
+    attempt = AttemptRecord("openrouter", model, "completed", at, 900, 200, "gen-1", cost)
+    settlement = Settlement(
+        outcome=Outcome.COMPLETED,
+        bill=Bill(tokens, Charge(cost, CostSource.PROVIDER, estimated=False)),
+        usd_inr_rate=_RATE,
+        provider="openrouter",
+        model=model,
+        total_ms=900,
+        attempts=(attempt,),
+        served_model=model,
+        price=_PRICE,
+        first_token_ms=300,
+    )
+    held = {rule.counter: rule.need(1_000) for rule in rules}
+    return usage_event(Reservation(want, rules, held, 1_000), settlement)
+
+
+async def _add_messages(owner: Owner, sinks: dict[str, Sink], now: datetime, dice: random.Random) -> None:
+    each = max(1, owner.messages // len(owner.sessions))
+    for session in owner.sessions:
+        began = now - timedelta(seconds=dice.randrange(DAYS * 86_400))
+        await sinks["chatsessions"].add(_session(owner, session, began, each))
+        for number in range(each):
+            await sinks["chatmessages"].add(_message(owner, session, began, number))
+
+
+def _user(owner: Owner, digest: str, now: datetime) -> dict[str, Any]:
+    is_heavy = owner.number == 0
+    made_at = now - timedelta(days=owner.number % 400)
+    return {
+        "_id": owner.user_id,
+        "name": f"Person {owner.number}",
+        "email": HEAVY_EMAIL if is_heavy else f"person{owner.number}@example.com",
+        "password": digest if is_heavy else None,
+        "role": "premium" if owner.number % 10 == 0 else "user",
+        "isActive": owner.number % 50 != 7,  # noqa: PLR2004  some are not
+        "bio": "",
+        "preferences": {"theme": "auto", "language": "en", "favoriteModels": [], "notifications": {}},
+        "usageLimits": PLENTY,
+        "stats": {"lastActive": now - timedelta(hours=owner.number), "loginCount": owner.number % 37},
+        "createdAt": made_at,
+        "updatedAt": made_at,
+    }
+
+
+def _key(owner: Owner, made: security.ApiKey, now: datetime) -> dict[str, Any]:
+    return {
+        "_id": owner.key_id,
+        "userId": owner.user_id,
+        "name": "bench",
+        "digest": made.digest,
+        "lastFour": made.last_four,
+        "permissions": ["chat", "models"],
+        "monthlyBudget": BUDGET,
+        "onDisconnect": "auto",
+        "isActive": True,
+        "slot": 0,
+        "createdAt": now - timedelta(days=DAYS),
+    }
+
+
+def _session(owner: Owner, session: ObjectId, began: datetime, messages: int) -> dict[str, Any]:
+    return {
+        "_id": session,
+        "sessionId": str(session),
+        "userId": owner.user_id,
+        "modelId": _MODELS[0],
+        "title": "About pasta",
+        "messageCount": messages,
+        "lastActivity": began + timedelta(minutes=messages),
+        "totalTokensUsed": 100 * messages,
+        "totalCost": {"usd": Decimal128("0.01"), "inr": Decimal128("0.83")},
+        "settings": {},
+        "metadata": {},
+        "createdAt": began,
+        "updatedAt": began,
+    }
+
+
+def _message(owner: Owner, session: ObjectId, began: datetime, number: int) -> dict[str, Any]:
+    message = ObjectId()
+    return {
+        "_id": message,
+        "messageId": str(message),
+        "sessionId": session,
+        "userId": owner.user_id,
+        "role": "assistant" if number % 2 else "user",
+        "content": "How long does fresh pasta have to cook? " * 5,
+        "modelId": _MODELS[0],
+        "attachments": [],
+        "usage": {"promptTokens": 50, "completionTokens": 50, "totalTokens": 100},
+        "metadata": {},
+        "createdAt": began + timedelta(minutes=number),
+    }
+
+
+def _record(number: int, now: datetime) -> dict[str, Any]:
+    return {
+        "_id": ObjectId(),
+        "at": now - timedelta(minutes=number),
+        "action": "auth.login" if number % 3 else "admin.user_viewed",
+        "actorId": f"{number % 500:024x}",
+        "target": None,
+        "details": {},
+        "address": "127.0.0.1",
+        "requestId": f"req_{number:024x}",
+    }

@@ -1,0 +1,141 @@
+"""What is asked of every gateway, and what one round of it says."""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+import time
+from dataclasses import dataclass
+
+from bench.client import Target, Times, load
+from bench.gateways import Running
+from bench.processes import read
+
+MEBIBYTE = 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """One kind of load."""
+
+    name: str
+    stream: bool
+    connections: int
+    prompt_bytes: int = 100
+    all_keys: bool = False
+
+
+SHORT, LONG = "chat, 32 connections", "chat of 100 KB, 32 connections"
+STREAM = "stream, 32 connections"
+ALONE = "chat, 1 connection"
+MANY_KEYS = "chat, 32 connections, 1,000 keys"
+SCENARIOS = (
+    Scenario(ALONE, stream=False, connections=1),
+    Scenario(SHORT, stream=False, connections=32),
+    Scenario("chat, 256 connections", stream=False, connections=256),
+    Scenario(LONG, stream=False, connections=32, prompt_bytes=100_000),
+    Scenario(MANY_KEYS, stream=False, connections=32, all_keys=True),
+    Scenario("stream, 1 connection", stream=True, connections=1),
+    Scenario(STREAM, stream=True, connections=32),
+    Scenario("stream, 256 connections", stream=True, connections=256),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What one gateway did in one scenario: CPU per request in microseconds, times in milliseconds."""
+
+    scenario: str
+    requests: int
+    per_second: float
+    cpu_us: float | None
+    mongod_us: float | None
+    median_ms: float
+    p99_ms: float
+    first_byte_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """What the process holds after so many requests, in MiB, and how that grows over the second half of them."""
+
+    requests: int
+    after: float
+    per_hundred_thousand: float
+
+
+async def measure(running: Running, scenario: Scenario, rounds: int, seconds: float) -> Row:
+    """Run a scenario after a moment to warm up; CPU and throughput are the medians of the rounds."""
+    target = _target(running, scenario)
+    every_key = len(target.headers) if scenario.all_keys else 0
+    await ask(target, scenario, max(1.0, seconds / 2))
+    if every_key:  # each key has been asked for once, so that what is measured is use and not acquaintance
+        await ask(target, scenario, 60.0, most=2 * every_key)
+    cpu, database, rates, times = [], [], [], Times()
+    for _ in range(rounds):
+        before, database_before = _cpu(running.pid), _cpu(running.mongod)
+        began = time.perf_counter()
+        found = await ask(target, scenario, seconds)
+        took, count = time.perf_counter() - began, len(found.whole)
+        # What a request leaves to be done, the commit above all, belongs to it.
+        await asyncio.sleep(0.25)
+        cpu.append((_cpu(running.pid) - before) / count)
+        database.append((_cpu(running.mongod) - database_before) / count)
+        rates.append(count / took)
+        times.whole += found.whole
+        times.first += found.first
+    return Row(
+        scenario=scenario.name,
+        requests=len(times.whole),
+        per_second=statistics.median(rates),
+        cpu_us=statistics.median(cpu) * 1e6 if running.pid else None,
+        mongod_us=statistics.median(database) * 1e6 if running.mongod else None,
+        median_ms=statistics.median(times.whole) * 1e3,
+        p99_ms=_percentile(times.whole, 0.99) * 1e3,
+        first_byte_ms=statistics.median(times.first) * 1e3,
+    )
+
+
+async def measure_memory(running: Running, requests: int, seconds: float) -> Memory:
+    """Serve so many requests (or as many as there is time for), and see what stays."""
+    until = time.monotonic() + seconds
+    points: list[tuple[int, float]] = []
+    served, step = 0, max(1, requests // 10)
+    while served < requests and time.monotonic() < until:
+        found = await load(
+            running.target, stream=False, connections=32, seconds=until - time.monotonic(), most=step
+        )
+        served += len(found.whole)
+        points.append((served, read(running.pid or 0).memory / MEBIBYTE))
+    half = points[len(points) // 2 :]
+    slope = (half[-1][1] - half[0][1]) / max(1, half[-1][0] - half[0][0])
+    return Memory(served, points[-1][1], slope * 100_000)
+
+
+def memory_of(running: Running) -> float:
+    """Return what its processes hold now, in MiB."""
+    return read(running.pid).memory / MEBIBYTE if running.pid else 0.0
+
+
+def _target(running: Running, scenario: Scenario) -> Target:
+    return running.all_keys if scenario.all_keys and running.all_keys else running.target
+
+
+async def ask(target: Target, scenario: Scenario, seconds: float, most: int = 10**9) -> Times:
+    """Put a scenario's load on a gateway."""
+    return await load(
+        target,
+        stream=scenario.stream,
+        connections=scenario.connections,
+        seconds=seconds,
+        prompt_bytes=scenario.prompt_bytes,
+        most=most,
+    )
+
+
+def _cpu(pid: int | None) -> float:
+    return read(pid).cpu if pid else 0.0
+
+
+def _percentile(values: list[float], share: float) -> float:
+    return sorted(values)[min(len(values) - 1, int(len(values) * share))]

@@ -1,0 +1,203 @@
+"""What a comparison found, as tables: all of it for bench/results.md, and what README.md quotes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from bench.measure import ALONE, LONG, MANY_KEYS, SCENARIOS, SHORT, STREAM
+
+JSON = Path(__file__).resolve().parent / "results.json"
+MARKDOWN = JSON.with_suffix(".md")
+_TITLES = {
+    "direct": "no gateway",
+    "ours": "this gateway",
+    "litellm": "LiteLLM",
+    "portkey": "Portkey",
+    "nginx": "nginx, a bare proxy",
+}
+Results = Mapping[str, Any]
+
+
+def write(results: Results) -> None:
+    """Write both files."""
+    JSON.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    MARKDOWN.write_text(markdown(results), encoding="utf-8")
+
+
+def saved() -> Results:
+    """Return what the last comparison found."""
+    found: Results = json.loads(JSON.read_text(encoding="utf-8"))
+    return found
+
+
+def summary(results: Results) -> str:
+    """Write what the README quotes: CPU, times and memory of each, side by side."""
+    lines = [
+        f"Measured on {results['date']}: {results['machine']}.",
+        "",
+        "| | CPU a chat | CPU a 20-chunk stream | added, median | memory | start |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name in results["gateways"]:
+        if name == "direct":
+            continue
+        gateway = results["gateways"][name]
+        cells = (
+            f"{_title(name, gateway)}",
+            _with_ratio(results, name, SHORT),
+            _with_ratio(results, name, STREAM),
+            f"{_added(results, name, ALONE):.2f} ms",
+            f"{_memory(gateway):.0f} MiB",
+            f"{gateway['start_seconds']:.1f} s",
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines + _missing(results))
+
+
+def markdown(results: Results) -> str:
+    """Write everything."""
+    parts = ["# Benchmark", "", summary(results), "", _method(results)]
+    tables: tuple[tuple[str, Callable[[Mapping[str, Any]], str]], ...] = (
+        ("CPU per request, in microseconds", lambda row: _number(row["cpu_us"])),
+        ("CPU of mongod beside it, in microseconds", lambda row: _number(row["mongod_us"])),
+        ("Requests per second", lambda row: _number(row["per_second"])),
+        (
+            "Latency: median / 99th percentile, in ms",
+            lambda row: f"{row['median_ms']:.2f} / {row['p99_ms']:.2f}",
+        ),
+        ("Time to the first byte of the body: median, in ms", lambda row: f"{row['first_byte_ms']:.2f}"),
+    )
+    for title, cell in tables:
+        parts += ["", f"## {title}", "", _table(results, cell)]
+    parts += [
+        "",
+        "## Added latency at one connection: median / 99th percentile, in ms",
+        "",
+        _added_table(results),
+    ]
+    parts += ["", "## Budget", "", _budget(results)]
+    return "\n".join(parts) + "\n"
+
+
+def budget(results: Results) -> list[tuple[str, float, float]]:
+    """Return what this gateway is held to: each with its figure and its bound (the figure may not be above)."""
+    names = results["gateways"]
+    chat, stream = _cpu(results, "ours", SHORT), _cpu(results, "ours", STREAM)
+    found = [
+        ("CPU a chat, us", chat, 450),
+        ("CPU a 20-chunk stream, us", stream, 700),
+        ("1,000 keys against one", _cpu(results, "ours", MANY_KEYS) / chat, 1.5),
+        ("a prompt of 100 KB against a short one", _cpu(results, "ours", LONG) / chat, 2),
+        ("added latency at one connection, median, ms", _added(results, "ours", ALONE), 1.5),
+    ]
+    for peer, times_chat, times_stream in (("litellm", 30, 60), ("portkey", 5, 5)):
+        if peer in names:
+            found += [
+                (f"a chat's share of {_TITLES[peer]}'s", chat / _cpu(results, peer, SHORT), 1 / times_chat),
+                (
+                    f"a stream's share of {_TITLES[peer]}'s",
+                    stream / _cpu(results, peer, STREAM),
+                    1 / times_stream,
+                ),
+            ]
+    memory = names["ours"]["memory"]
+    if memory is not None:
+        found += [
+            (f"MiB after {memory['requests']:,} requests", memory["after"], 120),
+            ("MiB more per 100,000 requests", memory["per_hundred_thousand"], 2),
+        ]
+    return found
+
+
+def _budget(results: Results) -> str:
+    lines = ["| | measured | at most | |", "|---|---|---|---|"]
+    for what, figure, most in budget(results):
+        verdict = "" if figure <= most else "**over**"
+        lines.append(f"| {what} | {figure:.3g} | {most:.3g} | {verdict} |")
+    return "\n".join(lines)
+
+
+def _method(results: Results) -> str:
+    return (
+        "CPU is user plus system time of all processes of a gateway, read from /proc; wall times on a shared machine are "
+        f"worth less. Each figure is the median of {results['rounds']} rounds of {results['seconds']:g} s after a "
+        "warm-up; every answer is checked. The provider is simulated and instant; this gateway has keys, limits, a "
+        "budget on each key, metering and metrics on and one worker, LiteLLM has no database and no keys but the "
+        "master key. `make bench` repeats it."
+    )
+
+
+def _table(results: Results, cell: Callable[[Mapping[str, Any]], str]) -> str:
+    names = list(results["gateways"])
+    lines = [f"| | {' | '.join(_TITLES[name] for name in names)} |", f"|---{'|---' * len(names)}|"]
+    for scenario in SCENARIOS:
+        cells = []
+        for name in names:
+            row = _row(results, name, scenario.name)
+            has_failed = scenario.name in results["gateways"][name]["failures"]
+            cells.append("fails" if has_failed else "" if row is None else cell(row))
+        lines.append(f"| {scenario.name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _added_table(results: Results) -> str:
+    lines = ["| | chat | stream |", "|---|---|---|"]
+    for name in results["gateways"]:
+        if name != "direct":
+            cells = (
+                f"{_added(results, name, what):.2f} / {_added(results, name, what, 'p99_ms'):.2f}"
+                for what in (ALONE, "stream, 1 connection")
+            )
+            lines.append(f"| {_TITLES[name]} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _row(results: Results, name: str, scenario: str) -> Mapping[str, Any] | None:
+    rows: list[Mapping[str, Any]] = results["gateways"][name]["rows"]
+    return next((row for row in rows if row["scenario"] == scenario), None)
+
+
+def _cpu(results: Results, name: str, scenario: str) -> float:
+    row = _row(results, name, scenario)
+    return float(row["cpu_us"]) if row else 0.0
+
+
+def _added(results: Results, name: str, scenario: str, what: str = "median_ms") -> float:
+    mine, bare = _row(results, name, scenario), _row(results, "direct", scenario)
+    return float(mine[what] - bare[what]) if mine and bare else 0.0
+
+
+def _memory(gateway: Mapping[str, Any]) -> float:
+    return float(gateway["memory"]["after"] if gateway["memory"] else gateway["memory_mib"])
+
+
+def _with_ratio(results: Results, name: str, scenario: str) -> str:
+    if scenario in results["gateways"][name]["failures"]:
+        return "fails"
+    mine, ours = _cpu(results, name, scenario), _cpu(results, "ours", scenario)
+    ratio = "" if name == "ours" else f" ({mine / ours:.2g} times ours)"
+    return f"{mine:,.0f} us{ratio}"
+
+
+def _title(name: str, gateway: Mapping[str, Any]) -> str:
+    return f"{_TITLES[name]} {gateway['version']}".strip()
+
+
+def _missing(results: Results) -> list[str]:
+    said = [
+        f"{_TITLES[name]} could not be measured: {reason}." for name, reason in results["missing"].items()
+    ]
+    for name, gateway in results["gateways"].items():
+        reasons = dict.fromkeys(gateway["failures"].values())
+        said += [
+            f"{_TITLES[name]} fails where the table says so: `{reason[:120]}`."
+            for reason in list(reasons)[:1]
+        ]
+    return [line for sentence in said for line in ("", sentence)]
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:,.0f}"
