@@ -10,7 +10,6 @@ import asyncio
 import getpass
 import os
 import secrets
-import socket
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import contextmanager
@@ -30,14 +29,14 @@ from proxy.core.routing import Role
 from proxy.database import Database, DatabaseError
 from proxy.documents import SHARED, User
 from proxy.errors import GatewayError
+from proxy.listener import check_address, listen
 from proxy.metering.verify import Drift, verify
 from proxy.mongod import EmbeddedMongod, MongodError, embedded_mongod
 from proxy.server import App, create_app, utc_now
+from proxy.serving import run
 from proxy.settings import Settings, SettingsError, load
 
 _MOST_KEYS = 1_000
-_BACKLOG = 2_048
-"""Connections that may wait to be accepted; one that finds the line full is delayed by a second or many."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -59,11 +58,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 def serve(settings: Settings, _options: argparse.Namespace) -> int:
     """Serve until SIGTERM or Ctrl-C."""
-    listener = _listen(settings)
+    check_address(settings)
     with _mongodb(settings) as (uri, embedded):
         app = create_app(settings, uri, embedded=embedded)
         app.after_server_start(_announce(settings, embedded))
-        app.run(sock=listener, single_process=True, backlog=_BACKLOG, access_log=False, motd=False)
+        run(app, listen(settings), settings)
     return 0
 
 
@@ -161,19 +160,6 @@ def _parser() -> argparse.ArgumentParser:
     make_admin.add_argument("--email", required=True, help="who becomes an admin")
     make_admin.set_defaults(command=create_admin)
     return parser
-
-
-def _listen(settings: Settings) -> socket.socket:
-    family = socket.AF_INET6 if ":" in settings.listen_host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((settings.listen_host, settings.port))
-    except OSError as exc:
-        listener.close()
-        address = f"{settings.listen_host}:{settings.port}"
-        raise SettingsError(f"HOST, PORT: cannot listen on {address}: {exc.strerror}") from exc
-    return listener
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
 from asyncio import Transport
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -38,6 +37,7 @@ from proxy.metering.leased import LeasedMeter
 from proxy.metering.watch import LedgerWatch
 from proxy.metrics import Metrics
 from proxy.mongod import EmbeddedMongod
+from proxy.protocol import Door, new_request_id
 from proxy.reconcile import Reconciler
 from proxy.relay import Endpoint, Relay, transport_for
 from proxy.settings import Settings
@@ -45,6 +45,8 @@ from proxy.settings import Settings
 App = Sanic[Config, SimpleNamespace]
 Clock = Callable[[], datetime]
 
+_MOST_HEAD_BYTES = 16_384  # Sanic's own ceiling
+_SLACK_SECONDS = 60.0  # the relay ends an exchange in time, and then there is something to be written down
 _NO_ENVIRONMENT = "AIPASTA_SANIC_NOT_READ_"  # Sanic would read SANIC_*; there is one reader, proxy.settings
 
 
@@ -66,6 +68,11 @@ def create_app(
     `embedded` is the database at `mongodb_uri` if it is ours to keep alive.
     """
     app = Sanic(name, config=_sanic_config(settings), configure_logging=False)
+    app.ctx.door = Door(
+        settings.connections,
+        chat_body_bytes=settings.limits.chat_body_bytes,
+        answer_seconds=settings.longest_exchange + _SLACK_SECONDS,
+    )
     app.ctx.clock = clock
     app.ctx.version = system.VERSION
     app.ctx.hasher = PasswordHasher()
@@ -199,10 +206,9 @@ def _sanic_config(settings: Settings) -> Config:
             "ACCESS_LOG": False,
             "MOTD": False,
             "FALLBACK_ERROR_FORMAT": "json",
-            "REQUEST_MAX_SIZE": settings.limits.chat_body_bytes,
-            # The gateway has timeouts of its own for every phase; Sanic's would cut a patient stream.
-            "RESPONSE_TIMEOUT": settings.longest_exchange + 60,
-            "GRACEFUL_SHUTDOWN_TIMEOUT": 5.0,
+            "REQUEST_MAX_HEADER_SIZE": _MOST_HEAD_BYTES,
+            # How long an answer that is written may take to be read when its connection is closed with it.
+            "GRACEFUL_TCP_CLOSE_TIMEOUT": settings.connections.reader_seconds,
             "OAS": False,
             "CORS": False,
             "HEALTH": False,
@@ -215,7 +221,7 @@ def _sanic_config(settings: Settings) -> Config:
 
 
 async def _begin_request(request: Request) -> None:
-    request.ctx.id = f"req_{secrets.token_hex(12)}"
+    request.ctx.id = new_request_id()
     settings: Settings = request.app.ctx.gateway.settings
     forwarded = request.headers.getall("x-forwarded-for", [])
     request.ctx.client = client_address(request.ip, forwarded, settings.trusted_proxies)

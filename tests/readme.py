@@ -9,7 +9,7 @@ from proxy.metrics import Metrics
 from proxy.settings import Settings
 
 README = Path(__file__).resolve().parent.parent / "README.md"
-_SECTIONS = {"limits", "rate_limits", "chat", "providers", "aliases", "provider_keys"}
+_SECTIONS = {"limits", "connections", "rate_limits", "chat", "providers", "aliases", "provider_keys"}
 
 
 def settings_table() -> str:

@@ -15,7 +15,7 @@ from proxy.gateway import gateway_of
 blueprint = Blueprint("chat", url_prefix="/v1")
 
 
-@blueprint.post("/chat/completions")
+@blueprint.post("/chat/completions", ctx_takes_chat=True)
 async def create_chat_completion(request: Request) -> HTTPResponse | None:
     """Answer a chat request, as a whole or as a stream."""
     gateway = gateway_of(request)
