@@ -13,6 +13,9 @@ import secrets
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from pydantic import ValidationError
@@ -24,7 +27,7 @@ from admin_api.auth.hashing import PasswordHasher
 from admin_api.users import service as keys
 from admin_api.users.schemas import NewApiKey
 from plugins.registry import PluginError
-from proxy import database, logs
+from proxy import database, logs, metrics
 from proxy.core.routing import Role
 from proxy.database import Database, DatabaseError
 from proxy.documents import SHARED, User
@@ -35,6 +38,7 @@ from proxy.mongod import EmbeddedMongod, MongodError, embedded_mongod
 from proxy.server import App, create_app, utc_now
 from proxy.serving import run
 from proxy.settings import Settings, SettingsError, load
+from proxy.workers import Post, Workers
 
 _MOST_KEYS = 1_000
 
@@ -42,28 +46,63 @@ _MOST_KEYS = 1_000
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; return the exit status."""
     options = _parser().parse_args(arguments)
-    try:
+
+    def command() -> int:
         settings = load()
         logs.configure(settings.log_level)
         status: int = options.command(settings, options)
+        return status
+
+    return _reporting(command)
+
+
+def _reporting(command: Callable[[], int]) -> int:
+    """Do something, and turn what the operator can mend into one line."""
+    try:
+        return command()
     except (SettingsError, MongodError, DatabaseError, PluginError, GatewayError) as exc:
         print(f"error: {exc}", file=sys.stderr)
-        return 1
     except ValidationError as exc:
         reasons = ", ".join(item["msg"].removeprefix("Value error, ") for item in exc.errors())
         print(f"error: {reasons}", file=sys.stderr)
-        return 1
-    return status
+    return 1
 
 
 def serve(settings: Settings, _options: argparse.Namespace) -> int:
     """Serve until SIGTERM or Ctrl-C."""
     check_address(settings)
     with _mongodb(settings) as (uri, embedded):
-        app = create_app(settings, uri, embedded=embedded)
-        app.after_server_start(_announce(settings, embedded))
-        run(app, listen(settings), settings)
-    return 0
+        if settings.workers == 1:
+            app = create_app(settings, uri, embedded=embedded)
+            app.after_server_start(_announce(settings, embedded))
+            run(app, listen(settings), settings)
+            return 0
+        with TemporaryDirectory(prefix="aipasta-metrics-") as folder:
+            work = partial(_serve_as_worker, settings, (uri, embedded), Path(folder))
+            shared_port = settings.port if settings.reuse_port else None
+            return Workers(
+                work, settings.workers, drain_seconds=settings.drain_seconds, shared_port=shared_port
+            ).run()
+
+
+def _serve_as_worker(
+    settings: Settings,
+    database_at: tuple[str, EmbeddedMongod | None],
+    folder: Path,
+    post: Post,
+) -> int:
+    """Serve as one of several workers; the first one says so."""
+    uri, embedded = database_at
+    metrics.share(folder, post.number)
+
+    def work() -> int:
+        app = create_app(settings, uri, embedded=embedded, metrics=metrics.Metrics(folder))
+        if post.is_first:
+            app.after_server_start(_announce(settings, embedded))
+        run(app, listen(settings), settings, parent=post.line)
+        return 0
+
+    return _reporting(work)
 
 
 def create_key(settings: Settings, options: argparse.Namespace) -> int:

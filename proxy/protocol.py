@@ -16,7 +16,14 @@ from contextlib import suppress
 from typing import Any
 
 from sanic import Request
-from sanic.exceptions import BadRequest, PayloadTooLarge, RequestTimeout, SanicException, ServiceUnavailable
+from sanic.exceptions import (
+    BadRequest,
+    PayloadTooLarge,
+    RequestCancelled,
+    RequestTimeout,
+    SanicException,
+    ServiceUnavailable,
+)
 from sanic.headers import format_http1_response
 from sanic.http import Http, Stage
 from sanic.http.http1 import HTTP_CONTINUE
@@ -80,15 +87,16 @@ class StrictHttp(Http):
         fault = heads.fault(bytes(buffer[: end + 2]))
         if fault is not None:
             raise BadRequest(fault)
-        await super().http1_request_header()
+        try:
+            await super().http1_request_header()
+        except BadRequest:
+            self.url = None  # else Sanic would make the request for the error's answer from the same bad URL
+            raise
 
     async def read(self) -> bytes | None:
         """Read a piece of the body, which has a limit that depends on the route and is checked before it is read."""
-        if self.body_limit is None:
-            self.body_limit = self._limit_of_route()
-        self.request_max_size = self.body_limit
-        if self.request_bytes > self.body_limit:
-            await self.refuse_body()
+        if self._is_body_too_large():
+            await self._refuse_body()
         if self.expecting_continue:
             self.expecting_continue = False
             await self._send(HTTP_CONTINUE)
@@ -96,7 +104,13 @@ class StrictHttp(Http):
             await self._check_chunk_head()
         return await super().read()
 
-    async def refuse_body(self) -> None:
+    def _is_body_too_large(self) -> bool:
+        if self.body_limit is None:
+            self.body_limit = self._limit_of_route()
+        self.request_max_size = self.body_limit
+        return bool(self.request_bytes > self.body_limit)
+
+    async def _refuse_body(self) -> None:
         """Raise, and before that, when the answer is out already, give the client time to read it."""
         self.keep_alive = self.expecting_continue = False
         if self.stage is not Stage.HANDLER:
@@ -106,6 +120,8 @@ class StrictHttp(Http):
     async def http1_response_header(self, data: bytes, end_stream: bool) -> None:  # noqa: FBT001  Sanic's signature
         """Send the head of an answer; to HTTP/1.0, which knows no chunks, a stream ends with its connection."""
         response = self.response
+        if self.request_body and self._is_body_too_large():
+            self.keep_alive = self.expecting_continue = False
         is_whole = end_stream or getattr(response, "body", None) or "content-length" in response.headers
         if self.request.version != "1.0" or is_whole:
             await super().http1_response_header(data, end_stream)
@@ -133,7 +149,7 @@ class StrictHttp(Http):
         buffer = self.recv_buffer
         while (end := buffer.find(b"\r\n", 2)) < 0 and len(buffer) <= _LONGEST_CHUNK_HEAD:
             await self._receive_more()
-        if end < 0 or _CHUNK_HEAD.fullmatch(buffer, 0, end + 2) is None:
+        if not 0 <= end <= _LONGEST_CHUNK_HEAD or _CHUNK_HEAD.fullmatch(buffer, 0, end + 2) is None:
             self.keep_alive = False
             raise BadRequest("The body is badly chunked.")
 
@@ -171,6 +187,13 @@ class Protocol(HttpProtocol):
         self._is_one_too_many = len(self.connections) > most
         if len(self.connections) > 2 * most:
             self.abort()
+
+    async def send(self, data: bytes) -> None:
+        """Send bytes once there is room for more; raise `RequestCancelled` when nobody is there any more."""
+        await self._can_write.wait()
+        if self.transport is None or self.transport.is_closing():  # Sanic's own would miss the first
+            raise RequestCancelled
+        self.transport.write(data)
 
     def stop(self) -> None:
         """Close the connection now, or with the answer that is under way."""

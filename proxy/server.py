@@ -24,7 +24,7 @@ from proxy.auth import Authenticator
 from proxy.call import Services
 from proxy.catalog import Catalog
 from proxy.completions import Completions
-from proxy.database import Database
+from proxy.database import Client, Database
 from proxy.documents import SHARED
 from proxy.errors import UnsupportedMedia
 from proxy.gateway import Gateway
@@ -60,12 +60,13 @@ def create_app(
     mongodb_uri: str,
     *,
     embedded: EmbeddedMongod | None = None,
+    metrics: Metrics | None = None,
     clock: Clock = utc_now,
     name: str = "aipasta",
 ) -> App:
     """Make the application; its parts are opened when its server starts and closed when that ends.
 
-    `embedded` is the database at `mongodb_uri` if it is ours to keep alive.
+    `embedded` is the database at `mongodb_uri` if it is ours to keep alive, `metrics` those of a worker among others.
     """
     app = Sanic(name, config=_sanic_config(settings), configure_logging=False)
     app.ctx.door = Door(
@@ -90,7 +91,7 @@ def create_app(
 
     @app.before_server_start
     async def open_gateway(app: App) -> None:
-        gateway = app.ctx.gateway = await start_gateway(settings, mongodb_uri, clock)
+        gateway = app.ctx.gateway = await start_gateway(settings, mongodb_uri, metrics or Metrics(), clock)
         app.ctx.turns.start(gateway)
         if settings.admin_email and settings.admin_password:
             await accounts.ensure_admin(
@@ -116,12 +117,23 @@ def create_app(
     return app
 
 
-async def start_gateway(settings: Settings, mongodb_uri: str, clock: Clock) -> Gateway:
-    """Connect and start every part, in the order in which they need each other."""
-    client = database.connect(mongodb_uri)
-    store = database.database_of(client, settings.database)
+async def start_gateway(settings: Settings, mongodb_uri: str, metrics: Metrics, clock: Clock) -> Gateway:
+    """Connect and start every part; what cannot be started leaves no connection behind."""
+    clients = (database.connect(mongodb_uri), database.connect(mongodb_uri, pool_size=1))
+    try:
+        return await _start_parts(settings, clients, metrics, clock)
+    except BaseException:
+        for client in clients:
+            await client.close()
+        raise
+
+
+async def _start_parts(
+    settings: Settings, clients: tuple[Client, Client], metrics: Metrics, clock: Clock
+) -> Gateway:
+    """Start every part, in the order in which they need each other."""
+    store, beats = (database.database_of(client, settings.database) for client in clients)
     await database.prepare(store, [*SHARED, *documents()])
-    metrics = Metrics()
     relay = Relay(_endpoints(settings, clock))
     catalog = Catalog(
         relay,
@@ -132,8 +144,7 @@ async def start_gateway(settings: Settings, mongodb_uri: str, clock: Clock) -> G
         clock=clock,
     )
     reconciler = Reconciler(relay, patience=settings.reconcile_seconds)
-    beats = database.connect(mongodb_uri, pool_size=1)
-    meter = await _meter(settings, store, database.database_of(beats, settings.database), reconciler, metrics)
+    meter = await _meter(settings, store, beats, reconciler, metrics)
     services = Services(relay, meter, reconciler, metrics, settings.usd_inr_rate, clock)
     completions = Completions(
         services, catalog, settings.limits, keep_alive_seconds=settings.keep_alive_seconds
@@ -148,7 +159,7 @@ async def start_gateway(settings: Settings, mongodb_uri: str, clock: Clock) -> G
     return Gateway(
         settings=settings,
         clock=clock,
-        clients=(client, beats),
+        clients=clients,
         database=store,
         metrics=metrics,
         relay=relay,

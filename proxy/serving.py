@@ -40,7 +40,7 @@ def run(
 ) -> None:
     """Serve until a signal, or until `parent`, the other end of which a parent holds, says so by ending."""
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_Run(app, listener, settings, parent).serve())
+        runner.run(_Run(app, listener, settings, parent).run())
 
 
 class _Run:
@@ -54,7 +54,7 @@ class _Run:
         self._stop = asyncio.Event()
         self._make_way = asyncio.Event()
 
-    async def serve(self) -> None:
+    async def run(self) -> None:
         """Start, serve, drain."""
         loop = asyncio.get_running_loop()
         for number in _SIGNALS:
@@ -63,6 +63,15 @@ class _Run:
             self._parent.settimeout(0)
             loop.add_reader(self._parent, self._hear)
         server = await create_server(self._app, self._listener)
+        try:
+            await self._serve(server)
+        finally:
+            server.server.close()
+            await asyncio.sleep(0)  # its socket is closed in the loop's next turn
+        # From here on there is nothing to end early, and a signal that comes late must not change the exit status.
+        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+
+    async def _serve(self, server: Server) -> None:
         if await self._unless_stopped(start(server)):
             if self._parent is not None:
                 self._parent.send(READY)
@@ -70,8 +79,6 @@ class _Run:
             successor = asyncio.create_task(self._give_way(server))
             await stop(server, self._settings.drain_seconds)
             successor.cancel()
-        # From here on there is nothing to end early, and a signal that comes late must not change the exit status.
-        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
 
     async def _unless_stopped(self, work: Coroutine[Any, Any, None]) -> bool:
         """Do something, and say whether it was done before somebody wanted to stop."""
