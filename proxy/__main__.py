@@ -32,7 +32,7 @@ from proxy.core.routing import Role
 from proxy.database import Database, DatabaseError
 from proxy.documents import SHARED, User
 from proxy.errors import GatewayError
-from proxy.listener import check_address, listen
+from proxy.listener import allow_connections, check_address, listen
 from proxy.metering.verify import Drift, verify
 from proxy.mongod import EmbeddedMongod, MongodError, embedded_mongod
 from proxy.server import App, create_app, utc_now
@@ -71,6 +71,7 @@ def _reporting(command: Callable[[], int]) -> int:
 def serve(settings: Settings, _options: argparse.Namespace) -> int:
     """Serve until SIGTERM or Ctrl-C."""
     check_address(settings)
+    allow_connections()
     with _mongodb(settings) as (uri, embedded):
         if settings.workers == 1:
             app = create_app(settings, uri, embedded=embedded)

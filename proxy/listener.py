@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import socket
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from proxy.settings import Settings, SettingsError
 
 _TABLES = (Path("/proc/net/tcp"), Path("/proc/net/tcp6"))
 _LISTENING = "0A"
+_MOST_FILES = 65_536
 
 
 def listen(settings: Settings) -> socket.socket:
@@ -44,3 +46,11 @@ def count_listeners(port: int) -> int:
         line.split() for table in _TABLES if table.exists() for line in table.read_text().splitlines()[1:]
     ]
     return sum(fields[1].endswith(ending) and fields[3] == _LISTENING for fields in lines)
+
+
+def allow_connections() -> None:
+    """Let this process and its children have as many open files as may be: the usual 1,024 are few connections."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = _MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, _MOST_FILES)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
