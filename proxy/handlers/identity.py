@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import functools
 import re
-import secrets
 from urllib.parse import unquote_plus
 
 from sanic import Request
@@ -19,6 +18,7 @@ from proxy.addresses import Network
 from proxy.errors import InvalidRequest
 from proxy.handlers.client import client_address
 from proxy.logs import looks_secret
+from proxy.protocol import new_request_id
 from proxy.request_log import RequestLog
 from proxy.security import shown_of_key
 
@@ -54,7 +54,7 @@ _SECRETS = frozenset(
 
 def begin(request: Request, log: RequestLog, trusted: tuple[Network, ...]) -> None:
     """Identify a request; raise `InvalidRequest` when its URL carries a secret."""
-    request.ctx.id = f"req_{secrets.token_hex(12)}"
+    request.ctx.id = new_request_id()
     forwarded = request.headers.getall("x-forwarded-for", [])
     request.ctx.client = client_address(request.ip, forwarded, trusted)
     fields = {"address": request.ctx.client}
