@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -24,9 +25,13 @@ class Connection:
         await self.writer.drain()
 
     async def rest(self) -> bytes:
-        """Return everything until the server closes."""
+        """Return everything until the server closes, or resets the connection, as whoever goes on sending makes it."""
+        pieces: list[bytes] = []
         async with asyncio.timeout(SECONDS):
-            return await self.reader.read()
+            with contextlib.suppress(ConnectionResetError):
+                while piece := await self.reader.read(2**16):
+                    pieces.append(piece)
+        return b"".join(pieces)
 
     async def answer(self) -> bytes:
         """Return one answer with its body, which is as long as Content-Length says."""
