@@ -19,7 +19,7 @@ from proxy.errors import InvalidRequest
 from proxy.handlers.client import client_address
 from proxy.logs import looks_secret
 from proxy.protocol import new_request_id
-from proxy.request_log import RequestLog
+from proxy.request_log import RequestLine, RequestLog
 from proxy.security import shown_of_key
 
 HEADER = "x-request-id"
@@ -77,15 +77,16 @@ def end(request: Request, response: BaseHTTPResponse) -> None:
     ours: str | None = getattr(request.ctx, "id", None)
     if ours is None:  # Sanic answers some broken connections without having begun a request
         return
-    given = request.ctx.given_id
+    given: str | None = getattr(request.ctx, "given_id", None)  # who is refused at the door was not looked at
     for name in (HEADER, ANTHROPIC_HEADER):
         response.headers.setdefault(name, given or ours)
     if given is not None:
         response.headers[OUR_HEADER] = ours
-    if request.ctx.line is not None:
+    line: RequestLine | None = getattr(request.ctx, "line", None)
+    if line is not None:
         user = getattr(request.ctx, "user_id", None)
         fields = {} if user is None else {"user": user}
-        request.ctx.line.answered(response.status, **fields)
+        line.answered(response.status, **fields)
 
 
 def _is_sane(given: str) -> bool:
