@@ -39,9 +39,10 @@ from proxy.metering.watch import LedgerWatch
 from proxy.metrics import Metrics
 from proxy.mongod import EmbeddedMongod
 from proxy.reconcile import Reconciler
-from proxy.relay import Endpoint, Relay, transport_for
+from proxy.relay import Endpoint, Relay
 from proxy.request_log import RequestLog
 from proxy.settings import Settings
+from proxy.transport import transport_for
 
 App = Sanic[Config, SimpleNamespace]
 Clock = Callable[[], datetime]
