@@ -40,7 +40,7 @@ class Network(httpx.AsyncBaseTransport):
     """A pool of connections of its own."""
 
     def __init__(self, connections: int) -> None:
-        """Open nothing yet."""
+        """Open nothing yet, and at most so many."""
         connector = aiohttp.TCPConnector(
             limit=connections, keepalive_timeout=_KEEP_ALIVE_SECONDS, ttl_dns_cache=60
         )
