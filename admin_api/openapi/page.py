@@ -32,6 +32,7 @@ _SCHEMES = {
     "token": "a token of `POST /api/auth/login`, as a bearer token",
     "cookie": "the cookie that signing in sets",
     "apiKey": "an API key, as a bearer token",
+    "anthropicKey": "an API key, in the header `x-api-key`",
     "metricsToken": "METRICS_TOKEN, as a bearer token",
 }
 
@@ -83,7 +84,7 @@ def _operation(method: str, path: str, operation: Json) -> str:
 
 
 def _access(security: list[Json]) -> str:
-    ways = [_SCHEMES[name] for wanted in security for name in wanted]
+    ways = [_SCHEMES.get(name, name) for wanted in security for name in wanted]
     if not ways:
         return "Open to everybody."
     return f"Needs {' or '.join(ways)}." if {} not in security else f"Takes {' or '.join(ways)}, or nothing."
