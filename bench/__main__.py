@@ -63,6 +63,7 @@ def _compare(options: argparse.Namespace) -> int:
     print(report.markdown(results))
     if not options.dry:
         report.write(results)
+        print("bench/results.json and bench/results.md are written; `python -m tests.readme` quotes them")
     return 0
 
 

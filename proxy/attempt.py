@@ -138,18 +138,18 @@ class Attempt:
     def _request(self) -> UpstreamRequest:
         reserved, most = self._reservation, self.target.entry.info.max_output_tokens
         cap = reserved.output_tokens if most is None else min(reserved.output_tokens, most)
-        chat, want = self._plan.chat, self._plan.want
-        body = with_native_models(chat.body, self._plan.targets, self.target)
+        asked, want = self._plan.asked, self._plan.want
+        body = with_native_models(asked.body, self._plan.targets, self.target)
         # A provider that honours the price which the hold was computed at cannot cost more than the hold.
         has_budget = want.key_limits is not None and want.key_limits.has_budget
         price = want.demand.price if has_budget else None
-        call = ApiCall(body, self.target.model, chat.stream, cap, max_price=price, api=chat.form.api)
+        call = ApiCall(body, self.target.model, asked.stream, cap, max_price=price, api=asked.form.api)
         self._translator = self._endpoint.provider.translator(call)
         return self._endpoint.provider.api_request(call, self._admission.api_key)
 
     async def _send(self, time_left: float) -> UpstreamResponse:
         # Many providers send the head of a whole answer when they have computed it.
-        patience = min(time_left, self._timeouts.first_byte) if self._plan.chat.stream else time_left
+        patience = min(time_left, self._timeouts.first_byte) if self._plan.asked.stream else time_left
         name, timeouts = self.target.entry.provider, self._timeouts
         return await self._services.relay.send(name, self._request(), timeouts=timeouts, patience=patience)
 
@@ -163,7 +163,7 @@ class Attempt:
     async def _read(self, response: UpstreamResponse, deadline: float) -> Failure | None:
         if not 200 <= response.status < 300:  # noqa: PLR2004  success, as HTTP defines it
             return await self._services.relay.read_failure(self.target.entry.provider, response)
-        if self._plan.chat.stream and not self._is_whole(response):
+        if self._plan.asked.stream and not self._is_whole(response):
             return await self._pump(response, deadline)
         return await self._collect(response, deadline)
 
@@ -183,7 +183,7 @@ class Attempt:
             # It was computed and billed as a whole, however little of it has arrived.
             self.served = replace(self.served, deltas=1, output_bytes=response.received)
             raise
-        answer = self._plan.chat.form.read_answer(self._endpoint.provider, body, self._translator)
+        answer = self._plan.asked.form.read_answer(self._endpoint.provider, body, self._translator)
         self.body = answer.body
         backing = answer.backing or self.served.backing
         # A whole answer that failed delivers nothing, so nothing of it is estimated.
@@ -191,12 +191,12 @@ class Attempt:
         self.served = Served(answer.usage, backing, int(size > 0), size)
         self.served_model = answer.served_model
         self.generation_id = self.generation_id or answer.upstream_id
-        return answer.failure or (NOT_A_STREAM if self._plan.chat.stream else None)
+        return answer.failure or (NOT_A_STREAM if self._plan.asked.stream else None)
 
     async def _pump(self, response: UpstreamResponse, deadline: float) -> Failure | None:
         """Pass a stream on, event by event, until it ends."""
-        chat = self._plan.chat
-        stream = self._stream = chat.form.stream(self._endpoint.provider, chat, self._translator)
+        asked = self._plan.asked
+        stream = self._stream = asked.form.stream(self._endpoint.provider, asked, self._translator)
         first = min(deadline, self._loop.time() + self._timeouts.first_byte)
         try:
             async with asyncio.timeout_at(first) as patience:
@@ -238,7 +238,7 @@ class Attempt:
 
     def _is_past_the_cap(self, stream: AnswerStream) -> bool:
         """Say whether a provider goes on after its cap: none makes a delta of less than a token."""
-        cap = self._reservation.output_tokens * self._plan.chat.choices
+        cap = self._reservation.output_tokens * self._plan.asked.choices
         return not stream.is_done and stream.deltas > cap
 
     def _take_stock(self, stream: AnswerStream) -> None:

@@ -49,7 +49,7 @@ class Answer:
 class Plan:
     """What was decided about a call before anything was done for it."""
 
-    chat: ApiRequest
+    asked: ApiRequest
     targets: tuple[Target, ...]
     want: Want
     on_disconnect: str

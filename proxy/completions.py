@@ -33,11 +33,11 @@ _PING_SECONDS = 0.2
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One request for a completion, from whoever asks."""
+    """One request of any API, from whoever asks."""
 
     request_id: str
     caller: Caller
-    chat: ApiRequest
+    asked: ApiRequest
     at: datetime
     session_id: str | None = None
 
@@ -138,15 +138,15 @@ class Completions:
     def _plan(self, call: Call) -> Plan:
         """Decide all that needs no waiting: where the call may go, and what has to be held for it."""
         caller = call.caller
-        targets = routing.route(call.chat, self._catalog.current, caller.role, caller.allowed_models)
-        return Plan(call.chat, tuple(targets), self._want(call, targets), caller.on_disconnect)
+        targets = routing.route(call.asked, self._catalog.current, caller.role, caller.allowed_models)
+        return Plan(call.asked, tuple(targets), self._want(call, targets), caller.on_disconnect)
 
     def _want(self, call: Call, targets: Sequence[Target]) -> Want:
-        chat, media = call.chat, self._bounds.media
+        asked, media = call.asked, self._bounds.media
         context = _largest(target.entry.info.context_length for target in targets)
         price = pricing.dearest(target.entry.price for target in targets)
         if price is None and call.caller.key_limits is not None and call.caller.key_limits.has_budget:
-            raise unpriced(chat.model)
+            raise unpriced(asked.model)
         most = _largest(target.entry.info.max_output_tokens for target in targets)
         return Want(
             request_id=call.request_id,
@@ -156,14 +156,14 @@ class Completions:
             at=call.at,
             limits=call.caller.limits,
             key_limits=call.caller.key_limits,
-            demand=Demand(limits.prompt_bound(chat, context, media), price),
-            prompt_estimate=limits.prompt_estimate(chat, context, media),
-            output_tokens=limits.output_wish(chat, most, self._bounds.default_output_tokens),
-            choices=chat.choices,
-            requested_model=chat.model,
+            demand=Demand(limits.prompt_bound(asked, context, media), price),
+            prompt_estimate=limits.prompt_estimate(asked, context, media),
+            output_tokens=limits.output_wish(asked, most, self._bounds.default_output_tokens),
+            choices=asked.choices,
+            requested_model=asked.model,
             provider=targets[0].entry.provider,
             model=targets[0].model,
-            stream=chat.stream,
+            stream=asked.stream,
         )
 
 

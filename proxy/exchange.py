@@ -54,7 +54,7 @@ class Exchange:
         """Take note that nobody listens any more: close the upstream where that stops the bill, else read on."""
         self._audience.is_gone = True
         # A provider that answers as a whole computes and bills to the end, whoever listens.
-        if self._plan.chat.stream and self._attempt is not None and self._attempt.should_cancel():
+        if self._plan.asked.stream and self._attempt is not None and self._attempt.should_cancel():
             self._end(Outcome.CLIENT_GONE)
 
     def abort(self, outcome: Outcome) -> None:
@@ -141,7 +141,7 @@ class Exchange:
     def _headers(self, provider: str, reservation: Reservation) -> dict[str, str]:
         headers = {"x-aipasta-provider": provider}
         headers |= rate_limit_headers(reservation.rules, reservation.remaining, reservation.want.at)
-        if self._plan.chat.max_tokens is None or reservation.is_lowered:
+        if self._plan.asked.max_tokens is None or reservation.is_lowered:
             headers["x-aipasta-max-tokens"] = str(reservation.output_tokens)
         return headers
 
@@ -156,6 +156,7 @@ class Exchange:
             await self._services.meter.refund(reservation)
             return None
         settlement = self.settlement = self._settlement(reached[-1], failure)
+        self._services.metrics.api_requests.labels(self._plan.asked.form.api, settlement.outcome).inc()
         if self._record_is_wanted(reached[-1], settlement):
             _ = self._in_background(self._settle_by_record(reached[-1], reservation, settlement))
             return settlement
@@ -164,19 +165,17 @@ class Exchange:
         await asyncio.wait({task}, timeout=SETTLE_SECONDS)
         return settlement
 
-    def _settlement(
-        self, attempt: Attempt, failure: Failure | None, usage: Usage | None = None
-    ) -> Settlement:
+    def _settlement(self, attempt: Attempt, failure: Failure | None) -> Settlement:
         """Say what the call has cost: what the attempt has that served it, or was the last to reach a provider."""
         entry, first = attempt.target.entry, attempt.first_token_at
         return Settlement(
             outcome=self._outcome(failure),
-            bill=attempt.bill(usage),
+            bill=attempt.bill(),
             usd_inr_rate=self._services.usd_inr_rate,
             provider=entry.provider,
             model=attempt.target.model,
             total_ms=round((self._loop.time() - self._began) * 1000),
-            attempts=tuple(self._records(attempt, usage)),
+            attempts=tuple(self._records(attempt)),
             served_model=attempt.served_model,
             backing=attempt.served.backing,
             generation_id=attempt.generation_id,
@@ -185,7 +184,7 @@ class Exchange:
             first_token_ms=None if first is None else round((first - self._began) * 1000),
         )
 
-    def _records(self, settled: Attempt, usage: Usage | None) -> Iterator[AttemptRecord]:
+    def _records(self, settled: Attempt, usage: Usage | None = None) -> Iterator[AttemptRecord]:
         for attempt in self._attempts:
             cost = attempt.bill(usage if attempt is settled else None).charge.cost
             yield attempt.record(cost, self._ending)
@@ -220,7 +219,7 @@ class Exchange:
         """Give the client its last bytes, or the error."""
         outcome = settlement.outcome if settlement else self._outcome(failure)
         if outcome is Outcome.COMPLETED and self._attempt is not None:
-            if not self._plan.chat.stream:
+            if not self._plan.asked.stream:
                 return Answer(self._attempt.body, self._audience.headers, settlement)
             await self._audience.send(self._attempt.body)
         elif outcome is not Outcome.CLIENT_GONE:
@@ -228,7 +227,7 @@ class Exchange:
             if not self._audience.has_started:
                 raise error
             number = self._attempt.events if self._attempt else 0
-            form, request_id = self._plan.chat.form, self._plan.want.request_id
+            form, request_id = self._plan.asked.form, self._plan.want.request_id
             await self._audience.send(form.error_event(error, request_id, number=number))
         return Answer(b"", {}, settlement)
 

@@ -181,8 +181,9 @@ class Admission:
 
     def may_use_another_key(self, failure: Failure) -> bool:
         """Say whether the provider has another key that might be served where this one was not."""
-        keyring, now = self.endpoint.keyring, self._loop.time()
-        return is_of_the_key(failure) and keyring.has_other(self.api_key, now)
+        if self.api_key is None or not is_of_the_key(failure):
+            return False
+        return self.endpoint.keyring.has_better(self.api_key, self._loop.time())
 
     def _is_sick(self, failure: Failure) -> bool:
         return failure.kind in _SICK and not self.may_use_another_key(failure)
@@ -195,7 +196,8 @@ class Admission:
             if is_served:
                 keyring.restore(self.api_key)
             return
-        usual = spared.refused if failure.kind in _REFUSED_KEY else spared.limited
+        was_refused = failure.kind in _REFUSED_KEY
+        usual = spared.refused if was_refused else spared.limited
         seconds = min(spared.longest, usual if failure.retry_after is None else failure.retry_after)
-        keyring.set_aside(self.api_key, now, seconds)
+        keyring.set_aside(self.api_key, now, seconds, was_refused=was_refused)
         log.warning("an API key is set aside", provider=self._standing.name, cause=str(failure.kind))

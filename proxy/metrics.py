@@ -49,6 +49,11 @@ class Metrics:
             "Requests that reached a provider, by how they ended.",
             ("provider", "model", "outcome"),
         )
+        self.api_requests = self._counter(
+            "aipasta_api_requests",
+            "The same requests by their API (chat, embeddings, responses, messages).",
+            ("api", "outcome"),
+        )
         self.errors = self._counter(
             "aipasta_errors",
             "Error answers, by surface (v1, api, system), status and code.",

@@ -126,7 +126,7 @@ async def start_gateway(
         raise
     metrics = Metrics()
     metrics.expect(settings.enabled_providers())
-    relay = Relay(_endpoints(settings, clock))
+    relay = Relay(endpoints(settings, clock))
     catalog = Catalog(
         relay,
         settings.enabled_providers(),
@@ -188,7 +188,8 @@ async def _meter(
     return DirectMeter(store, hold_seconds=2 * settings.longest_exchange, usd_inr_rate=settings.usd_inr_rate)
 
 
-def _endpoints(settings: Settings, clock: Clock) -> dict[str, Endpoint]:
+def endpoints(settings: Settings, clock: Clock) -> dict[str, Endpoint]:
+    """Return every provider that is on, with its plugin, its keys and its transport."""
     enabled = settings.enabled_providers()
     plugins = registry.load(
         (provider.plugin, ProviderOptions(name, provider.app_url, provider.app_title, provider.options))
@@ -200,7 +201,7 @@ def _endpoints(settings: Settings, clock: Clock) -> dict[str, Endpoint]:
             enabled[name].base_url,
             settings.provider_keys.get(name, ()),
             enabled[name].timeouts,
-            transport_for(plugin, clock),
+            transport_for(plugin, clock, connections=settings.limits.concurrent_requests),
         )
         for name, plugin in plugins.items()
     }

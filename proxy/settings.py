@@ -170,7 +170,7 @@ class Settings(BaseSettings):
         None, description="Bearer token for /metrics; without it, private addresses only"
     )
     docs_enabled: bool | None = Field(
-        None, description="serve /docs/openapi.json; default: in development only"
+        None, description="serve /docs and /docs/openapi.json; default: in development only"
     )
     drain_seconds: float = Field(30, ge=0, description="how long running requests may go on after SIGTERM")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
@@ -361,18 +361,21 @@ def _check(settings: Settings) -> None:
         raise SettingsError(f"fallbacks: {name!r}: the name stands in `aliases` too")
     if bool(settings.admin_email) != bool(settings.admin_password):
         raise SettingsError("ADMIN_EMAIL and ADMIN_PASSWORD: set both or neither")
-    if settings.jwt_secret is not None and is_weak(settings.jwt_secret) and settings.is_production:
-        raise SettingsError(f"JWT_SECRET: must be random and have at least {MIN_SECRET_LENGTH} characters")
     if settings.is_production:
         _check_production(settings)
 
 
 def _check_production(settings: Settings) -> None:
+    """Refuse what is good enough for a machine of one's own, and for nobody else's."""
+    if settings.jwt_secret is not None and is_weak(settings.jwt_secret):
+        raise SettingsError(f"JWT_SECRET: must be random and have at least {MIN_SECRET_LENGTH} characters")
     for name in ("jwt_secret", "mongodb_uri"):
         if not getattr(settings, name):
             raise SettingsError(f"{name.upper()}: must be set in production")
     if settings.smtp_url and not settings.frontend_url:
         raise SettingsError("FRONTEND_URL: must be set in production when SMTP_URL is: mails link to it")
+    if settings.log_level == "debug":
+        raise SettingsError("LOG_LEVEL: debug shows what users send and store; it is not for production")
     if "*" in settings.allowed_origins:
         raise SettingsError("ALLOWED_ORIGINS: must name exact origins in production, not *")
 

@@ -21,28 +21,28 @@ from yarl import URL
 from plugins.contract import Provider, SelfAnswering, UpstreamRequest
 
 _MAX_HEADER_BYTES = 32 * 2**10
-_CONNECTIONS_PER_PROVIDER = 1_000
 _KEEP_ALIVE_SECONDS = 20.0
 _LEFT_SECONDS = 1.0
 
 Clock = Callable[[], datetime]
 
 
-def transport_for(provider: Provider, clock: Clock) -> httpx.AsyncBaseTransport:
+def transport_for(provider: Provider, clock: Clock, *, connections: int = 1_000) -> httpx.AsyncBaseTransport:
     """Return the way to a provider: into this process if it answers by itself, else over the network.
 
-    Must be called on the running loop, to which aiohttp's session belongs.
+    There are at most so many `connections`: as many as there may be calls, so that none waits for one. Must be called
+    on the running loop, to which aiohttp's session belongs.
     """
-    return InProcess(provider, clock) if isinstance(provider, SelfAnswering) else Network()
+    return InProcess(provider, clock) if isinstance(provider, SelfAnswering) else Network(connections)
 
 
 class Network(httpx.AsyncBaseTransport):
     """A pool of connections of its own."""
 
-    def __init__(self) -> None:
-        """Open nothing yet."""
+    def __init__(self, connections: int) -> None:
+        """Open nothing yet, and at most so many."""
         connector = aiohttp.TCPConnector(
-            limit=_CONNECTIONS_PER_PROVIDER, keepalive_timeout=_KEEP_ALIVE_SECONDS, ttl_dns_cache=60
+            limit=connections, keepalive_timeout=_KEEP_ALIVE_SECONDS, ttl_dns_cache=60
         )
         self._session = aiohttp.ClientSession(
             connector=connector,

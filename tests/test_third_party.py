@@ -114,12 +114,18 @@ async def test_whatever_goes_wrong_is_an_error_of_ours(mongodb_uri: str) -> None
             parrot.line = line
             response = await gateway.chat(key, {**ASKED, "stream": True})
             assert (response.status_code, "[DONE]" in response.text) == (502, False), line
-        parrot.line = None
-        for status, ours in ((401, 502), (429, 429), (400, 400), (500, 502)):
-            parrot.refusal = status
-            assert (await gateway.chat(key, ASKED)).status_code == ours
         outcomes = {event["outcome"] for event in await gateway.events()}
         assert outcomes == {"upstream_error"}
+
+
+@pytest.mark.usefixtures("installed")
+async def test_its_refusals_are_judged_by_the_plugin(mongodb_uri: str) -> None:
+    """A status of the provider's becomes what the plugin says that it means."""
+    async with talking(mongodb_uri) as (gateway, parrot):
+        key = await gateway.key(role=Role.PREMIUM)
+        for status, ours in ((400, 400), (500, 502), (429, 429)):
+            parrot.refusal = status
+            assert (await gateway.chat(key, ASKED)).status_code == ours
 
 
 @pytest.mark.usefixtures("installed")

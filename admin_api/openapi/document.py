@@ -54,6 +54,11 @@ OPENAI_ERROR = named(
     "OpenAIError",
     {"error": {"message": str, "type": str, "param": maybe(str), "code": maybe(str)}},
 )
+ANTHROPIC_ERROR = named(
+    "AnthropicError",
+    {"type": one_of("error"), "error": {"type": str, "message": str}, "request_id": maybe(str)},
+)
+_MESSAGES = "/v1/messages"
 _MEANINGS = {
     200: "Done.",
     201: "Made.",
@@ -95,6 +100,7 @@ def build(app: Sanic[Any, Any]) -> Json:
                 "token": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"},
                 "cookie": {"type": "apiKey", "in": "cookie", "name": COOKIE},
                 "apiKey": {"type": "http", "scheme": "bearer", "bearerFormat": "aipasta_..."},
+                "anthropicKey": {"type": "apiKey", "in": "header", "name": "x-api-key"},
                 "metricsToken": {"type": "http", "scheme": "bearer"},
             },
         },
@@ -159,7 +165,7 @@ def errors_of(operation: Operation, rule: str | None) -> list[int]:
 
 def _security(path: str, rule: str | None) -> list[Json]:
     if path.startswith("/v1/"):
-        return [{"apiKey": []}]
+        return [{"apiKey": []}, {"anthropicKey": []}] if path == _MESSAGES else [{"apiKey": []}]
     if path == "/metrics":
         return [{"metricsToken": []}, {}]
     signed_in: list[Json] = [{"token": []}, {"cookie": []}]
@@ -208,4 +214,6 @@ def _body(operation: Operation) -> Any:
 
 def _error(operation: Operation, status: int, components: Components) -> Json:
     shape: Named = OPENAI_ERROR if operation.path.startswith("/v1/") else ENVELOPE_ERROR
+    if operation.path == _MESSAGES:
+        shape = ANTHROPIC_ERROR
     return {"description": _MEANINGS[status], "content": {JSON: {"schema": components.schema(shape)}}}

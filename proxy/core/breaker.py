@@ -1,6 +1,6 @@
 """A circuit breaker: whom to spare a request, because most of the last ones failed.
 
-    closed --the failure rate of a window reaches the limit--> open
+    closed --the failure rate of a window reaches the limit, or all of the last requests failed--> open
     open --its pause is over, a request comes--> half-open: that request alone is a probe
     half-open --the probe succeeds--> closed
     half-open --the probe fails--> open, for twice as long
@@ -28,7 +28,10 @@ class State(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class BreakerPolicy:
-    """When a breaker opens, and for how long."""
+    """When a breaker opens, and for how long.
+
+    It takes `least_requests` to judge a rate; so many failures in a row open it whatever was before them.
+    """
 
     failure_rate: float = 0.5
     least_requests: int = 10
@@ -50,6 +53,7 @@ class Breaker:
         self._half_began = 0.0
         self._now = [0, 0]
         self._before = [0, 0]
+        self._in_a_row = 0
         self.state = State.CLOSED
 
     def admit(self, now: float) -> int | None:
@@ -72,7 +76,7 @@ class Breaker:
             return
         if self.state is State.HALF_OPEN:
             self._pause = self._policy.pause
-            self._half_began, self._now, self._before = now, [0, 0], [0, 0]
+            self._half_began, self._now, self._before, self._in_a_row = now, [0, 0], [0, 0], 0
             self._change(State.CLOSED)
         else:
             self._count(now, failed=False)
@@ -87,7 +91,10 @@ class Breaker:
             return
         self._count(now, failed=True)
         requests, failures = (sum(pair) for pair in zip(self._now, self._before, strict=True))
-        if requests >= self._policy.least_requests and failures >= self._policy.failure_rate * requests:
+        least = self._policy.least_requests
+        if self._in_a_row >= least or (
+            requests >= least and failures >= self._policy.failure_rate * requests
+        ):
             self._open(now)
 
     def released(self, ticket: int, now: float) -> None:
@@ -112,3 +119,4 @@ class Breaker:
             self._half_began, self._now = now, [0, 0]
         self._now[0] += 1
         self._now[1] += failed
+        self._in_a_row = self._in_a_row + 1 if failed else 0

@@ -52,7 +52,7 @@ async def _answer(request: Request, form: Form, authorization: str | None) -> HT
     call = Call(request.ctx.id, caller, parse(form, request.body), gateway.clock())
     client = StreamingClient(request)
     answer = await gateway.completions.create(call, client)
-    if call.chat.stream:
+    if call.asked.stream:
         await client.close()
         return None
     return HotResponse(answer.body, dict(answer.headers), "application/json")

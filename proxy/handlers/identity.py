@@ -18,6 +18,7 @@ from sanic.response import BaseHTTPResponse
 from proxy.addresses import Network
 from proxy.errors import InvalidRequest
 from proxy.handlers.client import client_address
+from proxy.logs import looks_secret
 from proxy.request_log import RequestLog
 from proxy.security import shown_of_key
 
@@ -58,7 +59,7 @@ def begin(request: Request, log: RequestLog, trusted: tuple[Network, ...]) -> No
     request.ctx.client = client_address(request.ip, forwarded, trusted)
     fields = {"address": request.ctx.client}
     given = request.headers.get(HEADER)
-    request.ctx.given_id = given if given is not None and _SANE_ID.fullmatch(given) else None
+    request.ctx.given_id = given if given is not None and _is_sane(given) else None
     if request.ctx.given_id is not None:
         fields["client_request"] = request.ctx.given_id
     key = shown_of_key(request.headers.get("authorization") or request.headers.get("x-api-key"))
@@ -85,6 +86,10 @@ def end(request: Request, response: BaseHTTPResponse) -> None:
         user = getattr(request.ctx, "user_id", None)
         fields = {} if user is None else {"user": user}
         request.ctx.line.answered(response.status, **fields)
+
+
+def _is_sane(given: str) -> bool:
+    return _SANE_ID.fullmatch(given) is not None and not looks_secret(given)
 
 
 def _refuse_secrets(query: str) -> None:

@@ -67,6 +67,9 @@ def test_the_body_of_an_api(api: Api, cap: dict[str, int] | None) -> None:
         expected |= {**cap, "stream": True}
     assert sent(PLAIN, call) == expected
     assert next(iter(sent(PLAIN, call))) == "model"
+    uncapped = sent(PLAIN, ApiCall({}, "m", stream=False, max_tokens=None, api=api))
+    assert uncapped == {"model": "m"} | ({} if cap is None else {"stream": False})
+    assert PLAIN.translator(call) is None
 
 
 def test_routers_say_in_every_api_what_they_say_in_chat() -> None:

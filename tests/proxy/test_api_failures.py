@@ -378,3 +378,47 @@ async def test_a_provider_past_its_cap_is_cut_off(mongodb_uri: str) -> None:
             events = events_of(await post(stage, key, api, stream=True, **{cap: 20}))
             assert events[-1]["type"] == "error"
             assert sum("delta" in event["type"] for event in events) < 30
+
+
+async def test_no_route_reaches_a_provider_without_a_reservation(mongodb_uri: str) -> None:
+    """Every POST of /v1 is refused to a user who has used up his requests, before any provider hears of it."""
+    async with staged(mongodb_uri) as stage:
+        paths = {
+            f"/{route.path}"
+            for route in stage.gateway.app.router.routes
+            if "POST" in route.methods and str(route.path).startswith("v1/")
+        }
+        chat = {"messages": HELLO}
+        asked = {f"/v1/{api}": body for api, body in RIGHT.items()} | {"/v1/chat/completions": chat}
+        assert paths == asked.keys()
+        user = await stage.gateway.user(Role.PREMIUM, usageLimits={"dailyRequests": len(paths)})
+        key = await stage.gateway.key(user)
+        for status in (200, 429):
+            for path in sorted(paths):
+                response = await stage.gateway.http.post(
+                    path,
+                    json={"model": MINI, **asked[path]},
+                    headers={"authorization": f"Bearer {key}"},
+                )
+                assert response.status_code == status, path
+        assert len(stage.openrouter.books) == len(paths)
+        assert len(await stage.events(len(paths))) == len(paths)
+        await stage.assert_balanced(user)
+
+
+async def test_whatever_lies_under_messages_speaks_anthropics_errors(mongodb_uri: str) -> None:
+    """Wrong methods, unknown places, encoded and huge bodies are errors in the shape that the SDK there reads."""
+    async with staged(mongodb_uri, limits={"chat_body_bytes": 10_000}) as stage:
+        http, headers = stage.gateway.http, {"x-api-key": await stage.gateway.key(role=Role.PREMIUM)}
+        assert_error(await http.get("/v1/messages"), "messages", 405)
+        assert_error(await http.post("/v1/messages/count_tokens", headers=headers), "messages", 404)
+        encoded = {**headers, "content-encoding": "gzip"}
+        assert_error(await http.post("/v1/messages", content=b"x", headers=encoded), "messages", 415)
+        huge = await http.post("/v1/messages", content=b"x" * 20_000, headers=headers)
+        assert assert_error(huge, "messages", 413)["type"] == "request_too_large"
+        # Either header carries a key, and the usual one is believed first.
+        body = {"model": MINI, **RIGHT["messages"]}
+        assert (await http.post("/v1/messages", json=body, headers=headers)).status_code == 200
+        wrong = {**headers, "authorization": "Bearer nonsense"}
+        assert_error(await http.post("/v1/messages", json=body, headers=wrong), "messages", 401)
+        assert_error(await http.post("/v1/embeddings", json=body, headers=headers), "embeddings", 401)

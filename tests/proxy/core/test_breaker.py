@@ -42,11 +42,24 @@ def test_it_opens_on_a_rate() -> None:
     opened()
 
 
+def test_it_opens_on_a_row() -> None:
+    """Four failures in a row open it, however many successes the window holds."""
+    breaker = Breaker(POLICY)
+    for _ in range(1_000):
+        breaker.succeeded(breaker.admit(0) or 0, 0)
+    fail(breaker, 3, 0)
+    assert state_of(breaker) is State.CLOSED
+    fail(breaker, 1, 0)
+    assert state_of(breaker) is State.OPEN
+
+
 def test_old_failures_do_not_count() -> None:
     """What is older than the window is forgotten."""
     breaker = Breaker(POLICY)
     fail(breaker, 3, 0)
-    fail(breaker, 3, 11)
+    breaker.succeeded(breaker.admit(11) or 0, 11)
+    fail(breaker, 1, 11)
+    breaker.succeeded(breaker.admit(11) or 0, 11)
     assert state_of(breaker) is State.CLOSED
     fail(breaker, 1, 12)
     assert state_of(breaker) is State.OPEN

@@ -250,6 +250,7 @@ def test_garbage(stream: type[NamedStream], data: bytes, provider: Provider, dra
 
 
 @given(st.binary() | JSON.map(orjson.dumps), st.sampled_from([ROUTER, HUB]))
+@settings(deadline=None)
 def test_no_whole_answer_raises(body: bytes, provider: Provider) -> None:
     """Whatever a provider sends as a whole answer, it is read or a failure."""
     for form in (messages.MESSAGES, responses.RESPONSES):
