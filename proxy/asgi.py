@@ -19,7 +19,7 @@ from sanic import Sanic
 from sanic.exceptions import RequestCancelled
 
 from proxy import background, database, logs
-from proxy.errors import PayloadTooLarge, RequestTimeout, Unavailable, envelope, openai_body
+from proxy.errors import PayloadTooLarge, RequestTimeout, Unavailable, anthropic_body, envelope, openai_body
 from proxy.server import App, create_app, utc_now
 from proxy.settings import Settings, SettingsError, load
 
@@ -227,8 +227,11 @@ async def _refuse(scope: Message, send: Send, cause: Exception) -> None:
     """Answer a request that came before the gateway could be started."""
     log.error("the gateway cannot be started", cause=str(cause))
     error = Unavailable("This gateway is starting; try again.", retry_after=1)
-    is_v1 = f"{scope['path']}/".startswith("/v1/")
-    body = openai_body(error) if is_v1 else envelope(error, now=utc_now())
+    path = f"{scope['path']}/"
+    if path.startswith("/v1/messages/"):
+        body = anthropic_body(error, None)
+    else:
+        body = openai_body(error) if path.startswith("/v1/") else envelope(error, now=utc_now())
     headers = {"content-type": "application/json", **error.headers()}
     pairs = [(name.encode(), value.encode()) for name, value in headers.items()]
     await send({"type": "http.response.start", "status": error.status, "headers": pairs})

@@ -29,6 +29,7 @@ from tests.proxy.stage import FREE, MINI, ask
 from tests.upstreams import Behaviour, OpenRouter, serving
 
 Events = list[dict[str, Any]]
+PATHS = ("/v1/models", "/v1/messages", "/api/auth/me")
 
 
 @dataclass(frozen=True)
@@ -296,9 +297,11 @@ async def test_a_start_that_fails_is_tried_again(mongodb_uri: str, silent_databa
             listening(application, lifespan=False) as base_url,
             httpx.AsyncClient(base_url=base_url, transport=AiohttpTransport(trust_env=False)) as http,
         ):
-            refused = [await http.get(path) for path in ("/v1/models", "/api/auth/me")]
-            assert [(each.status_code, each.headers["retry-after"]) for each in refused] == [(503, "1")] * 2
-            assert refused[0].json()["error"]["message"] == refused[1].json()["message"]
+            refused = [await http.get(path) for path in PATHS]
+            assert [(each.status_code, each.headers["retry-after"]) for each in refused] == [(503, "1")] * 3
+            bodies = [each.json() for each in refused]
+            assert bodies[0]["error"]["message"] == bodies[1]["error"]["message"] == bodies[2]["message"]
+            assert (bodies[0]["error"]["code"], bodies[1]["type"]) == ("service_unavailable", "error")
             application._uri = mongodb_uri
             assert (await http.get("/health")).status_code == 200
         await application._stop()
