@@ -11,10 +11,12 @@ import gc
 import getpass
 import os
 import secrets
-import socket
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from pydantic import ValidationError
@@ -26,53 +28,91 @@ from admin_api.auth.hashing import PasswordHasher
 from admin_api.users import service as keys
 from admin_api.users.schemas import NewApiKey
 from plugins.registry import PluginError
-from proxy import database, logs
+from proxy import database, logs, metrics
 from proxy.core.routing import Role
 from proxy.database import Database, DatabaseError
 from proxy.doctor import Doctor, Finding, Verdict
 from proxy.documents import SHARED, User
 from proxy.errors import GatewayError
+from proxy.listener import allow_connections, check_address, listen
 from proxy.metering.journal import JournalError
 from proxy.metering.verify import Drift, verify
 from proxy.mongod import EmbeddedMongod, MongodError, embedded_mongod
 from proxy.relay import Relay
 from proxy.server import App, create_app, endpoints, utc_now
+from proxy.serving import run
 from proxy.settings import Settings, SettingsError, load
+from proxy.workers import Post, Workers
 
 _MOST_KEYS = 1_000
-_BACKLOG = 2_048
-"""Connections that may wait to be accepted; one that finds the line full is delayed by a second or many."""
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; return the exit status."""
     options = _parser().parse_args(arguments)
-    try:
+
+    def command() -> int:
         settings = load()
         logs.configure(settings.log_level, settings.secrets())
         status: int = options.command(settings, options)
+        return status
+
+    return _reporting(command)
+
+
+def _reporting(command: Callable[[], int]) -> int:
+    """Do something, and turn what the operator can mend into one line."""
+    try:
+        return command()
     except (SettingsError, MongodError, DatabaseError, JournalError, PluginError, GatewayError) as exc:
         print(f"error: {exc}", file=sys.stderr)
         return 1
     except PyMongoError as exc:
         print(f"error: the database went away: {' '.join(str(exc).split())[:200]}", file=sys.stderr)
-        return 1
     except ValidationError as exc:
         reasons = ", ".join(item["msg"].removeprefix("Value error, ") for item in exc.errors())
         print(f"error: {reasons}", file=sys.stderr)
-        return 1
-    return status
+    return 1
 
 
 def serve(settings: Settings, _options: argparse.Namespace) -> int:
     """Serve until SIGTERM or Ctrl-C."""
-    listener = _listen(settings)
+    check_address(settings)
+    allow_connections()
     with _mongodb(settings) as (uri, embedded):
-        app = create_app(settings, uri, embedded=embedded)
-        app.after_server_start(_announce(settings, embedded))
+        if settings.workers == 1:
+            app = create_app(settings, uri, embedded=embedded)
+            app.after_server_start(_announce(settings, embedded))
+            app.after_server_start(_spare_the_collector)
+            run(app, listen(settings), settings)
+            return 0
+        with TemporaryDirectory(prefix="aipasta-metrics-") as folder:
+            work = partial(_serve_as_worker, settings, (uri, embedded), Path(folder))
+            shared_port = settings.port if settings.reuse_port else None
+            return Workers(
+                work, settings.workers, drain_seconds=settings.drain_seconds, shared_port=shared_port
+            ).run()
+
+
+def _serve_as_worker(
+    settings: Settings,
+    database_at: tuple[str, EmbeddedMongod | None],
+    folder: Path,
+    post: Post,
+) -> int:
+    """Serve as one of several workers; the first one says so."""
+    uri, embedded = database_at
+    metrics.share(folder, post.number)
+
+    def work() -> int:
+        app = create_app(settings, uri, embedded=embedded, metrics=metrics.Metrics(folder))
+        if post.is_first:
+            app.after_server_start(_announce(settings, embedded))
         app.after_server_start(_spare_the_collector)
-        app.run(sock=listener, single_process=True, backlog=_BACKLOG, access_log=False, motd=False)
-    return 0
+        run(app, listen(settings), settings, parent=post.line)
+        return 0
+
+    return _reporting(work)
 
 
 async def _spare_the_collector(_app: App) -> None:
@@ -216,19 +256,6 @@ def _parser() -> argparse.ArgumentParser:
     make_admin.add_argument("--email", required=True, help="who becomes an admin")
     make_admin.set_defaults(command=create_admin)
     return parser
-
-
-def _listen(settings: Settings) -> socket.socket:
-    family = socket.AF_INET6 if ":" in settings.listen_host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((settings.listen_host, settings.port))
-    except OSError as exc:
-        listener.close()
-        address = f"{settings.listen_host}:{settings.port}"
-        raise SettingsError(f"HOST, PORT: cannot listen on {address}: {exc.strerror}") from exc
-    return listener
 
 
 @contextmanager

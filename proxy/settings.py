@@ -29,6 +29,7 @@ from pydantic_settings import (
 )
 
 from proxy.addresses import MailServer, Network, Origin, WebAddress, comma_separated
+from proxy.bounds import Bounds
 from proxy.core.limits import MediaTokens, UserLimits
 from proxy.core.routing import Member, Role
 from proxy.own_secret import MIN_SECRET_LENGTH, is_weak, own_secret
@@ -68,8 +69,7 @@ class Limits(_Section):
 
     def of_role(self, role: Role) -> UserLimits:
         """Return the default limits of a role."""
-        section: LimitsOfRole = getattr(self, role)
-        return UserLimits(section.daily_requests, section.monthly_requests, section.monthly_tokens)
+        return UserLimits(**getattr(self, role).model_dump())
 
     @cached_property
     def media(self) -> MediaTokens:
@@ -117,7 +117,7 @@ _HUGGINGFACE = ProviderSettings(
     tier="free",
 )
 _FROM_FILE_ONLY = frozenset(
-    {"limits", "rate_limits", "chat", "providers", "aliases", "fallbacks", "resilience"}
+    {"limits", "connections", "rate_limits", "chat", "providers", "aliases", "fallbacks", "resilience"}
 )
 _SECRETS = frozenset({"jwt_secret", "admin_password", "mongodb_uri", "smtp_url", "metrics_token"})
 
@@ -131,6 +131,8 @@ class Settings(BaseSettings):
         None, description="address to listen on; default 127.0.0.1 in development, 0.0.0.0 in production"
     )
     port: int = Field(5000, ge=1, le=65535, description="port to listen on")
+    workers: int = Field(1, ge=1, le=64, description="processes that serve, one per core that they may use")
+    reuse_port: bool = Field(default=False, description="let a newer gateway share the port during a drain")
     environment: Literal["development", "production"] = Field(
         "development",
         validation_alias=AliasChoices("environment", "node_env"),
@@ -189,6 +191,7 @@ class Settings(BaseSettings):
     )
     keep_alive_seconds: float = Field(15, gt=0, description="silence after which a stream gets a comment")
     limits: Limits = Limits()
+    connections: Bounds = Bounds()
     rate_limits: RateLimits = RateLimits()
     chat: ChatSection = ChatSection()
     providers: dict[str, ProviderSettings] = Field(
@@ -247,9 +250,8 @@ class Settings(BaseSettings):
     @property
     def token_lifetime(self) -> int:
         """Return how long a token is good, in seconds."""
-        return (
-            int(self.jwt_expires_in[:-1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[self.jwt_expires_in[-1]]
-        )
+        number, unit = self.jwt_expires_in[:-1], self.jwt_expires_in[-1]
+        return int(number) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[unit]
 
     @property
     def longest_exchange(self) -> float:

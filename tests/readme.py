@@ -11,6 +11,7 @@ from proxy.settings import Settings
 README = Path(__file__).resolve().parent.parent / "README.md"
 _SECTIONS = {
     "limits",
+    "connections",
     "rate_limits",
     "chat",
     "providers",

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import functools
 import re
-import secrets
 from urllib.parse import unquote_plus
 
 from sanic import Request
@@ -19,7 +18,8 @@ from proxy.addresses import Network
 from proxy.errors import InvalidRequest
 from proxy.handlers.client import client_address
 from proxy.logs import looks_secret
-from proxy.request_log import RequestLog
+from proxy.protocol import new_request_id
+from proxy.request_log import RequestLine, RequestLog
 from proxy.security import shown_of_key
 
 HEADER = "x-request-id"
@@ -54,7 +54,7 @@ _SECRETS = frozenset(
 
 def begin(request: Request, log: RequestLog, trusted: tuple[Network, ...]) -> None:
     """Identify a request; raise `InvalidRequest` when its URL carries a secret."""
-    request.ctx.id = f"req_{secrets.token_hex(12)}"
+    request.ctx.id = new_request_id()
     forwarded = request.headers.getall("x-forwarded-for", [])
     request.ctx.client = client_address(request.ip, forwarded, trusted)
     fields = {"address": request.ctx.client}
@@ -77,15 +77,16 @@ def end(request: Request, response: BaseHTTPResponse) -> None:
     ours: str | None = getattr(request.ctx, "id", None)
     if ours is None:  # Sanic answers some broken connections without having begun a request
         return
-    given = request.ctx.given_id
+    given: str | None = getattr(request.ctx, "given_id", None)  # who is refused at the door was not looked at
     for name in (HEADER, ANTHROPIC_HEADER):
         response.headers.setdefault(name, given or ours)
     if given is not None:
         response.headers[OUR_HEADER] = ours
-    if request.ctx.line is not None:
+    line: RequestLine | None = getattr(request.ctx, "line", None)
+    if line is not None:
         user = getattr(request.ctx, "user_id", None)
         fields = {} if user is None else {"user": user}
-        request.ctx.line.answered(response.status, **fields)
+        line.answered(response.status, **fields)
 
 
 def _is_sane(given: str) -> bool:

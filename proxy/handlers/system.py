@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import ipaddress
 from typing import Any
@@ -80,7 +81,9 @@ async def render_metrics(request: Request) -> HTTPResponse:
         raise PermissionDenied(
             "/metrics is open to private addresses only; set METRICS_TOKEN to open it to others."
         )
-    return HTTPResponse(gateway.metrics.render(), content_type=CONTENT_TYPE_LATEST)
+    # Thousands of series take long enough to write that streams would stutter.
+    exposition = await asyncio.to_thread(gateway.metrics.render)
+    return HTTPResponse(exposition, content_type=CONTENT_TYPE_LATEST)
 
 
 def _is_private(address: str) -> bool:

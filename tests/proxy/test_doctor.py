@@ -19,6 +19,7 @@ from admin_api import documents
 from proxy import doctor
 from proxy.doctor import Doctor, Finding, Verdict, disk, skew
 from proxy.documents import SHARED
+from proxy.metrics import Metrics
 from proxy.relay import Relay
 from proxy.request_log import RequestLog
 from proxy.server import endpoints, start_gateway, stop_gateway, utc_now
@@ -61,7 +62,7 @@ async def test_a_healthy_gateway(mongodb_uri: str, tmp_path: Path) -> None:
     """Database, indexes, clocks, both providers and their keys, and the disk are looked at, and all are well."""
     openrouter, huggingface, plain = OpenRouter(), HuggingFace(), OpenAICompatible()
     settings = Settings(jwt_secret=JWT_SECRET, providers=DEMO, data_dir=tmp_path)
-    await stop_gateway(await start_gateway(settings, mongodb_uri, utc_now, RequestLog(None)))
+    await stop_gateway(await start_gateway(settings, mongodb_uri, Metrics(), RequestLog(None), utc_now))
     async with serving(openrouter, huggingface, plain):
         providers = {
             "openrouter": provider_settings("openrouter", openrouter.base_url),
