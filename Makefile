@@ -1,7 +1,7 @@
 # Every task of the project: `make` lists them.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test torture bench bench-streams bench-data profile check format lock
+.PHONY: help run test torture fuzz soak audit bench bench-streams bench-data profile check format lock
 python := .venv/bin/python
 PEERS ?= litellm portkey nginx
 
@@ -21,6 +21,18 @@ test: ## Run every test (a part of them: make test ARGS="tests/proxy -k stream")
 torture: ## Torture the meter with kills, freezes and cheats, about five minutes (make torture ARGS="--minutes 1 --seed 7")
 	@sh tools/bootstrap.sh dev
 	@$(python) -m tests.torture $(ARGS)
+
+fuzz: ## Try every endpoint with schemathesis, as everybody, for many minutes (make fuzz ARGS="--examples 20 --callers user")
+	@sh tools/bootstrap.sh dev
+	@$(python) -m tests.fuzz $(ARGS)
+
+audit: ## Look for known vulnerabilities in the locked packages, which needs the network
+	@sh tools/bootstrap.sh dev
+	@$(python) tools/audit.py requirements.lock requirements-dev.lock
+
+soak: ## Let a gateway run under mixed traffic and see whether it grows (make soak ARGS="--minutes 10")
+	@sh tools/bootstrap.sh dev
+	@$(python) -m tests.soak $(ARGS)
 
 bench: ## Measure the gateway beside its peers, under ten minutes (alone: make bench PEERS=)
 	@sh tools/bootstrap.sh dev
@@ -56,5 +68,5 @@ lock: ## Write the lock files anew from pyproject.toml (newer versions: make loc
 	@$(lock_command) $(ARGS) --output-file requirements.lock
 	@$(lock_command) $(ARGS) --group dev --constraints requirements.lock --output-file requirements-dev.lock
 
-lock_command = UV_CUSTOM_COMPILE_COMMAND='make lock' $(python) -m uv pip compile pyproject.toml --quiet --no-config \
+lock_command = UV_CUSTOM_COMPILE_COMMAND='make lock' $(python) -m uv pip compile pyproject.toml --extra embedded --quiet --no-config \
 	--universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate

@@ -103,6 +103,7 @@ async def signed_in(request: Request, *, accepts_replaced: bool = False) -> Sign
         raise Unauthenticated("Your account has been deactivated. Please contact support.")
     if session is None:
         raise Unauthenticated(_why_ended(found, claims))
+    request.ctx.user_id = str(user_id)
     now = gateway_of(request).clock()
     if session.expiresAt <= now or (session.replacedAt is not None and not accepts_replaced):
         raise Unauthenticated("Invalid token. Please log in again!")

@@ -77,7 +77,8 @@ class Mailer:
             if self._settings.is_production:
                 log.warning("a mail was not sent: SMTP_URL is not set", subject=mail.subject)
             else:
-                log.info("a mail, printed because SMTP_URL is not set", to=mail.to, text=mail.text)
+                words = " ".join(mail.text.split())  # one line, from which the link can be copied
+                log.info("a mail, printed because SMTP_URL is not set", to=mail.to, text=words)
             return
         try:
             message = self._message(mail)

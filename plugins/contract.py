@@ -19,6 +19,15 @@ from typing import Any, Protocol, runtime_checkable
 Json = dict[str, Any]
 
 
+class Api(StrEnum):
+    """An API that callers speak to the gateway, and that a provider may have."""
+
+    CHAT = "chat"
+    EMBEDDINGS = "embeddings"
+    RESPONSES = "responses"
+    MESSAGES = "messages"
+
+
 @dataclass(frozen=True, slots=True)
 class UpstreamRequest:
     """One HTTP request for the relay to perform; `path` is relative to the provider's base URL."""
@@ -149,8 +158,8 @@ class Failure:
 
 
 @dataclass(frozen=True, slots=True)
-class ChatCall:
-    """A chat request on its way to a provider: the caller's body with the routing already decided.
+class ApiCall:
+    """A request on its way to a provider: the caller's body with the routing already decided.
 
     `body` is the caller's, minus what the gateway decides itself; `model` is the provider's id. `max_tokens`
     is the output cap that the gateway holds for (`None`: the caller named none and nothing limits him).
@@ -162,6 +171,30 @@ class ChatCall:
     stream: bool
     max_tokens: int | None
     max_price: Price | None = None
+    api: Api = Api.CHAT
+
+
+class Framing(StrEnum):
+    """How a stream is cut into pieces: server-sent events, or one line each."""
+
+    EVENTS = "events"
+    LINES = "lines"
+
+
+class Translator(Protocol):
+    """Puts one answer that is not in OpenAI's form into it; made anew for every answer.
+
+    Both methods may raise `ValueError` for what makes no sense; the provider has failed then. An error goes into
+    `error`, as OpenAI writes it, and usage into `usage`; `Provider.read_error` and `read_usage` read both there.
+    """
+
+    framing: Framing
+
+    def answer(self, body: bytes) -> Json:
+        """Translate a whole answer into a chat completion."""
+
+    def chunks(self, piece: bytes) -> Iterable[Json]:
+        """Translate the data of one event, or one line, into chunks; the answer ends with a `finish_reason`."""
 
 
 @runtime_checkable
@@ -172,14 +205,21 @@ class Provider(Protocol):
     def name(self) -> str:
         """The configured name: the prefix in model ids, and the label in metrics and events."""
 
+    @property
+    def apis(self) -> frozenset[Api]:
+        """The APIs that this provider has."""
+
     def models_request(self, api_key: str | None) -> UpstreamRequest:
         """Describe the request for the provider's model list."""
 
     def read_models(self, body: bytes) -> Sequence[ModelInfo]:
         """Read that list; raise `ValueError` when it is not one."""
 
-    def chat_request(self, call: ChatCall, api_key: str | None) -> UpstreamRequest:
-        """Describe the request for a chat completion; usage is always asked for."""
+    def api_request(self, call: ApiCall, api_key: str | None) -> UpstreamRequest:
+        """Describe the request for an answer of one of `apis`; usage is always asked for."""
+
+    def translator(self, call: ApiCall) -> Translator | None:
+        """Make what translates the answer to a chat request; `None` if it comes in OpenAI's form."""
 
     def read_head(self, headers: Mapping[str, str]) -> Head:
         """Read the response headers (lower-case names) of an answer."""
@@ -188,7 +228,10 @@ class Provider(Protocol):
         """Find the name of the backing in a chunk or an answer."""
 
     def read_usage(self, frame: Json) -> Usage | None:
-        """Find the usage record in a chunk or an answer, wherever this provider puts it."""
+        """Find the usage record in a chunk or an answer, wherever this provider puts it.
+
+        Records of other APIs than chat are put into a chunk's `usage`, under chat's names, before they get here.
+        """
 
     def read_error(self, frame: Json) -> Failure | None:
         """Find an error in a chunk or an answer that came with status 200."""
@@ -220,6 +263,14 @@ class KeepsRecords(Protocol):
 
     def read_generation(self, body: bytes) -> Usage | None:
         """Read that record; `None` while it does not say what was used."""
+
+
+@runtime_checkable
+class ChecksKeys(Protocol):
+    """A provider that shows its models to everybody, and is asked in another way whether it accepts a key."""
+
+    def key_request(self, api_key: str) -> UpstreamRequest:
+        """Describe a request that costs nothing, and that a provider refuses for a wrong key before all else."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,8 +14,9 @@ from typing import Any
 
 import orjson
 
-from plugins.contract import Json, ModelInfo, Price, UpstreamRequest
-from plugins.openai_compatible import CAP_FIELDS, OpenAICompatible, count, get, text
+from plugins.bodies import CAP_FIELDS
+from plugins.contract import Api, Json, ModelInfo, Price, UpstreamRequest
+from plugins.openai_compatible import OpenAICompatible, count, get, text
 
 MODEL = "demo/echo"
 CREATED = 1_767_225_600
@@ -52,6 +53,8 @@ class Echo:
 
 class Demo(OpenAICompatible):
     """A provider that answers by itself, at no cost."""
+
+    APIS = frozenset({Api.CHAT})
 
     def read_model(self, entry: Json) -> ModelInfo:
         """Add that the model costs nothing."""

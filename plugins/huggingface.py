@@ -10,12 +10,26 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from plugins.contract import ChatCall, Failure, FailureKind, Head, Json, ModelInfo, Offering, Price, Usage
+from plugins.contract import (
+    Api,
+    ApiCall,
+    Failure,
+    FailureKind,
+    Head,
+    Json,
+    ModelInfo,
+    Offering,
+    Price,
+    UpstreamRequest,
+    Usage,
+)
 from plugins.openai_compatible import OpenAICompatible, amount, count, get, seconds, text
 
 # OpenRouter's words about routing; here the routing is in the id's suffix.
 FOREIGN_FIELDS = ("models", "provider", "plugins", "route", "transforms")
 MILLIONTH = -6
+NOBODYS_MODEL = "aipasta/there-is-no-such-model"
+STATUS_FIRST = re.compile(r"([45]\d\d)\s")
 # The hub's own limit answers with IETF's header, `"api";r=0;t=55`, and without Retry-After.
 RESET = re.compile(r";\s*t=(\d+)")
 
@@ -23,9 +37,11 @@ RESET = re.compile(r";\s*t=(\d+)")
 class HuggingFace(OpenAICompatible):
     """The router at router.huggingface.co."""
 
-    def chat_body(self, call: ChatCall) -> Json:
+    APIS = frozenset({Api.CHAT, Api.RESPONSES, Api.MESSAGES})
+
+    def body(self, call: ApiCall) -> Json:
         """Leave out what only OpenRouter understands."""
-        body = super().chat_body(call)
+        body = super().body(call)
         return {key: body[key] for key in body if key not in FOREIGN_FIELDS}
 
     def cap_field(self, body: Mapping[str, Any]) -> str:  # noqa: ARG002 - the signature of the class above
@@ -57,6 +73,14 @@ class HuggingFace(OpenAICompatible):
         usage = super().read_usage(frame)
         return usage and replace(usage, cost=None, upstream_cost=None, is_byok=False)
 
+    def read_error(self, frame: Json) -> Failure | None:
+        """Judge by the status that /responses puts before the words of what failed, in an answer with status 200."""
+        failure = super().read_error(frame)
+        status = STATUS_FIRST.match(failure.message) if failure else None
+        if failure is None or status is None:
+            return failure
+        return super().read_error({"error": {"code": status[1], "message": failure.message}})
+
     def read_failure(self, status: int, headers: Mapping[str, str], body: bytes) -> Failure:
         """Read the hub's own wait where the plain one is missing."""
         failure = super().read_failure(status, headers, body)
@@ -64,6 +88,11 @@ class HuggingFace(OpenAICompatible):
         if failure.kind is not FailureKind.RATE_LIMIT or failure.retry_after is not None or reset is None:
             return failure
         return replace(failure, retry_after=seconds(reset[1]))
+
+    def key_request(self, api_key: str) -> UpstreamRequest:
+        """Ask a model that nobody has: the router looks at the key before it looks for the model."""
+        body = {"messages": [{"role": "user", "content": "hi"}]}
+        return self.api_request(ApiCall(body, NOBODYS_MODEL, stream=False, max_tokens=1), api_key)
 
     def base_id(self, model: str) -> str | None:
         """Strip the suffix, a policy (`:fastest`) or a backing (`:groq`)."""

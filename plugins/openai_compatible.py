@@ -10,12 +10,14 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from decimal import Decimal, InvalidOperation
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import orjson
 
+from plugins.bodies import CAP_FIELDS, PATHS, chat_body, headers_of, plain_body
 from plugins.contract import (
-    ChatCall,
+    Api,
+    ApiCall,
     Failure,
     FailureKind,
     Head,
@@ -23,14 +25,14 @@ from plugins.contract import (
     ModelInfo,
     Price,
     ProviderOptions,
+    Translator,
     UpstreamRequest,
     Usage,
 )
 
 T = TypeVar("T")
 
-CAP_FIELDS = ("max_completion_tokens", "max_tokens")
-OPTIONS = frozenset({"prices", "max_tokens_field"})
+OPTIONS = frozenset({"prices", "max_tokens_field", "apis"})
 CONTEXT_FIELDS = ("context_length", "max_model_len", "context_window", "max_context_length")
 PRICE_FIELDS = frozenset(each.name for each in fields(Price)) - {"discount", "overrides"}
 COUNT_FIELDS = ("prompt_tokens", "completion_tokens", "total_tokens")
@@ -82,9 +84,11 @@ AGAINST_POLICY = frozenset({"content_policy_violation", "content_filter", "refus
 
 @dataclass(frozen=True)
 class OpenAICompatible:
-    """A provider with OpenAI's API; `options.extra` may hold `prices` and `max_tokens_field`."""
+    """A provider with OpenAI's API; `options.extra` may hold `prices`, `max_tokens_field` and `apis`."""
 
+    APIS: ClassVar = frozenset({Api.CHAT, Api.EMBEDDINGS})
     options: ProviderOptions
+    apis: frozenset[Api] = field(init=False, repr=False)
     prices: Mapping[str, Price] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -97,6 +101,7 @@ class OpenAICompatible:
         labels = f"{self.options.app_url or ''}{self.options.app_title or ''}"
         if not (labels.isascii() and labels.isprintable()):
             raise ValueError(f"app_url and app_title are headers, hence plain ASCII: not {labels!r}")
+        object.__setattr__(self, "apis", frozenset(map(Api, extra.get("apis", self.APIS))))
         object.__setattr__(self, "prices", configured_prices(extra.get("prices", {})))
 
     @property
@@ -108,32 +113,27 @@ class OpenAICompatible:
         """Describe GET /models."""
         return UpstreamRequest("GET", "/models", self.headers(api_key))
 
-    def chat_request(self, call: ChatCall, api_key: str | None) -> UpstreamRequest:
-        """Describe POST /chat/completions."""
-        headers = {**self.headers(api_key), "Content-Type": "application/json"}
-        return UpstreamRequest("POST", "/chat/completions", headers, orjson.dumps(self.chat_body(call)))
+    def api_request(self, call: ApiCall, api_key: str | None) -> UpstreamRequest:
+        """Describe the POST of a request."""
+        headers = {**self.headers(api_key), **headers_of(call.api)}
+        return UpstreamRequest("POST", PATHS[call.api], headers, orjson.dumps(self.body(call)))
+
+    def translator(self, call: ApiCall) -> Translator | None:  # noqa: ARG002 - the contract's signature
+        """Translate nothing: this is OpenAI's form."""
+        return None
 
     def headers(self, api_key: str | None) -> dict[str, str]:
         """List the headers that every request carries."""
         return {"Accept-Encoding": "identity"} | ({"Authorization": f"Bearer {api_key}"} if api_key else {})
 
-    def chat_body(self, call: ChatCall) -> Json:
+    def body(self, call: ApiCall) -> Json:
         """Write the caller's body with our model, cap and demand for usage in it."""
-        cap_field = self.cap_field(call.body)
-        cap = _first((call.max_tokens, *(call.body.get(each) for each in CAP_FIELDS)))
-        ours = {*CAP_FIELDS, "model", "stream", "stream_options"}
-        # `model` goes first, as Hugging Face's clients send it: its router decides on the beginning of the body.
-        body = {"model": call.model, **{key: call.body[key] for key in call.body if key not in ours}}
-        if cap is not None:
-            body[cap_field] = cap
-        body["stream"] = call.stream
-        if call.stream:
-            given = call.body.get("stream_options")
-            body["stream_options"] = {**(given if isinstance(given, dict) else {}), "include_usage": True}
-        return body
+        if call.api is Api.CHAT:
+            return chat_body(call, self.cap_field(call.body))
+        return plain_body(call)
 
     def cap_field(self, body: Mapping[str, Any]) -> str:
-        """Choose the field that carries the cap: the caller's own, or the configured one where he has none."""
+        """Choose the field that carries a chat's cap: the caller's own, or the configured one where he has none."""
         default: str = self.options.extra.get("max_tokens_field", "max_tokens")
         return next((each for each in CAP_FIELDS if body.get(each) is not None), default)
 

@@ -14,7 +14,8 @@ from urllib.parse import quote
 import orjson
 
 from plugins.contract import (
-    ChatCall,
+    Api,
+    ApiCall,
     Failure,
     FailureKind,
     Head,
@@ -59,14 +60,20 @@ MILLION = 6
 class OpenRouter(OpenAICompatible):
     """The router at openrouter.ai."""
 
+    APIS = frozenset(Api)
+
     def headers(self, api_key: str | None) -> dict[str, str]:
         """Add the application's name, which OpenRouter shows in its rankings."""
         attribution = {"HTTP-Referer": self.options.app_url, "X-OpenRouter-Title": self.options.app_title}
         return super().headers(api_key) | {name: value for name, value in attribution.items() if value}
 
-    def chat_body(self, call: ChatCall) -> Json:
+    def models_request(self, api_key: str | None) -> UpstreamRequest:
+        """Ask for the embedding models too, which the list leaves out unasked."""
+        return UpstreamRequest("GET", "/models?output_modalities=text,embeddings", self.headers(api_key))
+
+    def body(self, call: ApiCall) -> Json:
         """Forbid backings that are dearer than what is held; a lower bound of the caller's stays."""
-        body = super().chat_body(call)
+        body = super().body(call)
         if call.max_price is None:
             return body
         given = get(body, "provider")
@@ -136,6 +143,10 @@ class OpenRouter(OpenAICompatible):
             upstream_cost=amount(get(record, "upstream_inference_cost")),
             is_byok=get(record, "is_byok") is True,
         )
+
+    def key_request(self, api_key: str) -> UpstreamRequest:
+        """Ask for what OpenRouter knows of the key; its list of models is open to everybody."""
+        return UpstreamRequest("GET", "/key", self.headers(api_key))
 
     def base_id(self, model: str) -> str | None:
         """Strip one suffix that only steers the routing."""

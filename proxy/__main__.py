@@ -20,7 +20,7 @@ from typing import Any
 from pydantic import ValidationError
 from pymongo.errors import PyMongoError
 
-from admin_api import documents, migration
+from admin_api import audit, documents, migration
 from admin_api.auth import service as accounts
 from admin_api.auth.hashing import PasswordHasher
 from admin_api.users import service as keys
@@ -29,11 +29,14 @@ from plugins.registry import PluginError
 from proxy import database, logs
 from proxy.core.routing import Role
 from proxy.database import Database, DatabaseError
+from proxy.doctor import Doctor, Finding, Verdict
 from proxy.documents import SHARED, User
 from proxy.errors import GatewayError
+from proxy.metering.journal import JournalError
 from proxy.metering.verify import Drift, verify
 from proxy.mongod import EmbeddedMongod, MongodError, embedded_mongod
-from proxy.server import App, create_app, utc_now
+from proxy.relay import Relay
+from proxy.server import App, create_app, endpoints, utc_now
 from proxy.settings import Settings, SettingsError, load
 
 _MOST_KEYS = 1_000
@@ -46,10 +49,13 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         settings = load()
-        logs.configure(settings.log_level)
+        logs.configure(settings.log_level, settings.secrets())
         status: int = options.command(settings, options)
-    except (SettingsError, MongodError, DatabaseError, PluginError, GatewayError) as exc:
+    except (SettingsError, MongodError, DatabaseError, JournalError, PluginError, GatewayError) as exc:
         print(f"error: {exc}", file=sys.stderr)
+        return 1
+    except PyMongoError as exc:
+        print(f"error: the database went away: {' '.join(str(exc).split())[:200]}", file=sys.stderr)
         return 1
     except ValidationError as exc:
         reasons = ", ".join(item["msg"].removeprefix("Value error, ") for item in exc.errors())
@@ -87,7 +93,8 @@ def create_key(settings: Settings, options: argparse.Namespace) -> int:
         if user is None or user.id is None:
             raise SettingsError(f"no user has the e-mail {options.email}")
         wish = NewApiKey(name=options.name, expiresIn="never")
-        secret, _ = await keys.create_api_key(user.id, wish, most=_MOST_KEYS, now=utc_now())
+        secret, key = await keys.create_api_key(user.id, wish, most=_MOST_KEYS, now=utc_now())
+        await audit.record_of_operator("operator.key_created", target=str(key.id), now=utc_now())
         print(secret)
 
     return _with_database(settings, create)
@@ -99,6 +106,7 @@ def create_admin(settings: Settings, options: argparse.Namespace) -> int:
     async def create(_store: Database) -> None:
         existing = await User.find_one(User.email == options.email.strip().lower())
         if existing is not None:
+            await audit.record_of_operator("operator.admin_made", target=str(existing.id), now=utc_now())
             await existing.update({"$set": {"role": Role.ADMIN, "isActive": True, "updatedAt": utc_now()}})
             print(f"{existing.email} is an admin now; the password is unchanged")
             return
@@ -152,10 +160,45 @@ def verify_ledger(settings: Settings, _options: argparse.Namespace) -> int:
     return 1 if drifts else 0
 
 
+def examine(settings: Settings, _options: argparse.Namespace) -> int:
+    """Look at everything that the gateway needs; the exit status says whether it can serve."""
+    hide = logs.hide(settings.secrets())
+    problems = 0
+
+    def show(finding: Finding) -> None:
+        nonlocal problems
+        problems += finding.verdict is Verdict.PROBLEM
+        shown = hide(None, "", {"text": finding.text, "advice": finding.advice})
+        print(f"{finding.verdict:8} {finding.subject:24} {shown['text']}", flush=True)
+        if finding.advice:
+            print(f"{'':33} -> {shown['advice']}", flush=True)
+
+    async def look(uri: str | None) -> None:
+        relay = Relay(endpoints(settings, utc_now))
+        doctor = Doctor(settings, relay, [*SHARED, *documents()], clock=utc_now)
+        async for finding in doctor.examine(uri):
+            show(finding)
+        await relay.aclose()
+
+    try:
+        with _mongodb(settings) as (uri, _):
+            asyncio.run(look(uri))
+    except MongodError as exc:
+        show(Finding(Verdict.PROBLEM, "database", str(exc), "Mend that, or set MONGODB_URI."))
+        asyncio.run(look(None))
+    print(
+        "the gateway can serve" if problems == 0 else f"{problems} to be mended before the gateway can serve"
+    )
+    return 1 if problems else 0
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m proxy", description="The AI Pasta gateway.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     commands.add_parser("serve", help="serve until SIGTERM or Ctrl-C").set_defaults(command=serve)
+    commands.add_parser(
+        "doctor", help="look at configuration, database, providers, clock and disk, and say what to do"
+    ).set_defaults(command=examine)
     commands.add_parser(
         "migrate", help="take over a database of the original AI Pasta backend; again does nothing"
     ).set_defaults(command=migrate)
@@ -203,7 +246,7 @@ def _with_database(settings: Settings, work: Callable[[Database], Awaitable[None
         client = database.connect(uri)
         store = database.database_of(client, settings.database)
         try:
-            await database.prepare(store, SHARED)
+            await database.prepare(store, [*SHARED, *documents()])
             await work(store)
         finally:
             await client.close()

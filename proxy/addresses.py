@@ -42,3 +42,10 @@ MailServer = Annotated[str, AfterValidator(_mail_server)]
 
 Network = IPv4Network | IPv6Network
 """One address or a range of them, as 10.0.0.0/8."""
+
+
+def comma_separated(value: object) -> object:
+    """Split a list that stands in one variable."""
+    if isinstance(value, str):
+        return tuple(item.strip() for item in value.split(",") if item.strip())
+    return value

@@ -9,15 +9,17 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Protocol
 
-from proxy.core.chat import ChatRequest
+from proxy.core.api import ApiRequest
 from proxy.core.pricing import to_pico
 from proxy.core.routing import Target
 from proxy.core.rules import used_of
+from proxy.health import Health
 from proxy.metering.contract import Meter, Reservation, Settlement, Want
 from proxy.metering.event import is_over_hold
 from proxy.metrics import TOKEN_KINDS, Metrics
 from proxy.reconcile import Reconciler
 from proxy.relay import Relay
+from proxy.request_log import RequestLog
 
 
 class ClientGone(Exception):
@@ -47,7 +49,7 @@ class Answer:
 class Plan:
     """What was decided about a call before anything was done for it."""
 
-    chat: ChatRequest
+    asked: ApiRequest
     targets: tuple[Target, ...]
     want: Want
     on_disconnect: str
@@ -58,9 +60,11 @@ class Services:
     """What calls are served with."""
 
     relay: Relay
+    health: Health
     meter: Meter
     reconciler: Reconciler
     metrics: Metrics
+    request_log: RequestLog
     usd_inr_rate: Decimal
     clock: Callable[[], datetime]
     settlements: set[asyncio.Task[None]] = field(default_factory=set)

@@ -21,7 +21,7 @@ from pymongo.errors import PyMongoError
 
 from plugins.contract import ModelInfo, Price
 from proxy.core import pricing
-from proxy.core.routing import Catalogue, Entry, Tier
+from proxy.core.routing import Catalogue, Entry, Member, Tier
 from proxy.documents import REVISIONS, AIModel, PriceOverride
 from proxy.metrics import Metrics
 from proxy.relay import Relay, RelayFailed
@@ -72,7 +72,7 @@ class Catalog:
         self,
         relay: Relay,
         providers: Mapping[str, ProviderSettings],
-        aliases: Mapping[str, Sequence[str]],
+        routes: Mapping[str, Sequence[Member]],
         metrics: Metrics,
         *,
         refresh_seconds: float,
@@ -91,7 +91,7 @@ class Catalog:
         self._stopping = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         plugins = {name: endpoint.provider for name, endpoint in relay.endpoints.items()}
-        self._current = Catalogue(plugins, {name: {} for name in plugins}, dict(aliases))
+        self._current = Catalogue(plugins, {name: {} for name in plugins}, dict(routes))
 
     @property
     def current(self) -> Catalogue:

@@ -11,12 +11,13 @@ import contextlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 
 from proxy.auth import Caller
 from proxy.call import Answer, Client, Plan, Services
 from proxy.catalog import Catalog
 from proxy.core import limits, pricing, routing
-from proxy.core.chat import ChatRequest
+from proxy.core.api import ApiRequest
 from proxy.core.routing import Target, unpriced
 from proxy.core.rules import Demand
 from proxy.documents import Outcome
@@ -32,11 +33,11 @@ _PING_SECONDS = 0.2
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One request for a completion, from whoever asks."""
+    """One request of any API, from whoever asks."""
 
     request_id: str
     caller: Caller
-    chat: ChatRequest
+    asked: ApiRequest
     at: datetime
     session_id: str | None = None
 
@@ -81,17 +82,26 @@ class Completions:
         task = asyncio.create_task(exchange.run())
         self._running[task] = exchange
         self._services.metrics.in_flight.inc()
-        task.add_done_callback(self._forget)
+        self._services.request_log.call_begun(call.request_id)
+        task.add_done_callback(partial(self._forget, call))
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
             exchange.client_left()
             raise
 
-    async def settled(self) -> None:
-        """Wait until every call that has ended is settled."""
-        while self._services.settlements:
-            await asyncio.wait(set(self._services.settlements))
+    async def settled(self, request_id: str | None = None) -> None:
+        """Wait until every call that has ended is settled, or one of them."""
+        while pending := {
+            task for task in self._services.settlements if request_id in (None, task.get_name())
+        }:
+            await asyncio.wait(pending)
+
+    async def ended(self) -> None:
+        """Wait until every call that runs now has ended, and all that have are settled."""
+        if self._running:
+            await asyncio.wait(list(self._running))
+        await self.settled()
 
     async def drain(self, seconds: float) -> None:
         """Refuse new calls, let the running ones end, and after `seconds` end those that still run."""
@@ -108,9 +118,10 @@ class Completions:
         if self._ticker is not None:
             self._ticker.cancel()
 
-    def _forget(self, task: asyncio.Task[Answer]) -> None:
-        del self._running[task]
+    def _forget(self, call: Call, task: asyncio.Task[Answer]) -> None:
+        exchange = self._running.pop(task)
         self._services.metrics.in_flight.dec()
+        self._services.request_log.call_ended(call.request_id, call.caller.user_id, exchange.settlement)
         if not task.cancelled():
             task.exception()  # whoever still waits has it; a client that left must not leave a warning behind
 
@@ -127,15 +138,15 @@ class Completions:
     def _plan(self, call: Call) -> Plan:
         """Decide all that needs no waiting: where the call may go, and what has to be held for it."""
         caller = call.caller
-        targets = routing.route(call.chat, self._catalog.current, caller.role, caller.allowed_models)
-        return Plan(call.chat, tuple(targets), self._want(call, targets), caller.on_disconnect)
+        targets = routing.route(call.asked, self._catalog.current, caller.role, caller.allowed_models)
+        return Plan(call.asked, tuple(targets), self._want(call, targets), caller.on_disconnect)
 
     def _want(self, call: Call, targets: Sequence[Target]) -> Want:
-        chat, media = call.chat, self._bounds.media
+        asked, media = call.asked, self._bounds.media
         context = _largest(target.entry.info.context_length for target in targets)
         price = pricing.dearest(target.entry.price for target in targets)
         if price is None and call.caller.key_limits is not None and call.caller.key_limits.has_budget:
-            raise unpriced(chat.model)
+            raise unpriced(asked.model)
         most = _largest(target.entry.info.max_output_tokens for target in targets)
         return Want(
             request_id=call.request_id,
@@ -145,14 +156,14 @@ class Completions:
             at=call.at,
             limits=call.caller.limits,
             key_limits=call.caller.key_limits,
-            demand=Demand(limits.prompt_bound(chat, context, media), price),
-            prompt_estimate=limits.prompt_estimate(chat, context, media),
-            output_tokens=limits.output_wish(chat, most, self._bounds.default_output_tokens),
-            choices=chat.choices,
-            requested_model=chat.model,
+            demand=Demand(limits.prompt_bound(asked, context, media), price),
+            prompt_estimate=limits.prompt_estimate(asked, context, media),
+            output_tokens=limits.output_wish(asked, most, self._bounds.default_output_tokens),
+            choices=asked.choices,
+            requested_model=asked.model,
             provider=targets[0].entry.provider,
             model=targets[0].model,
-            stream=chat.stream,
+            stream=asked.stream,
         )
 
 

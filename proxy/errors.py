@@ -24,14 +24,31 @@
        |- Unavailable           503
        `- InternalError         500
 
-A class carries its HTTP status, OpenAI's `type` and `code` for /v1, and the envelope's `code` for /api.
-`openai_body` and `envelope` are the only two renderings.
+A class carries its HTTP status, OpenAI's `type` and `code` for /v1, and the envelope's `code` for /api; Anthropic's
+types go by the status.
+`openai_body`, `anthropic_body` and `envelope` are the only three renderings.
 """
 
 from __future__ import annotations
 
+import math
 from datetime import datetime
 from typing import Any, ClassVar
+
+_ANTHROPIC_TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    402: "billing_error",
+    403: "permission_error",
+    404: "not_found_error",
+    405: "invalid_request_error",
+    408: "timeout_error",
+    413: "request_too_large",
+    415: "invalid_request_error",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+    504: "timeout_error",
+}
 
 
 class GatewayError(Exception):
@@ -71,7 +88,7 @@ class GatewayError(Exception):
         """Return the headers that the answer needs besides its body."""
         headers = dict(self.extra_headers)
         if self.retry_after is not None:
-            headers["retry-after"] = str(max(1, round(self.retry_after + 0.499)))
+            headers["retry-after"] = str(max(1, math.ceil(self.retry_after)))
         if self.should_retry is not None:
             headers["x-should-retry"] = "true" if self.should_retry else "false"
         return headers
@@ -253,6 +270,12 @@ def openai_body(error: GatewayError) -> dict[str, Any]:
     """Render an error as OpenAI's SDKs expect it (`code` is a string or null, never a number)."""
     body = {"message": error.message, "type": error.type, "param": error.param, "code": error.error_code}
     return {"error": body}
+
+
+def anthropic_body(error: GatewayError, request_id: str | None) -> dict[str, Any]:
+    """Render an error as Anthropic's SDKs expect it."""
+    said = {"type": _ANTHROPIC_TYPES.get(error.status, "api_error"), "message": error.message}
+    return {"type": "error", "error": said, "request_id": request_id}
 
 
 def envelope(error: GatewayError, *, now: datetime) -> dict[str, Any]:

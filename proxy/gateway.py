@@ -12,6 +12,7 @@ from proxy.auth import Authenticator
 from proxy.catalog import Catalog
 from proxy.completions import Completions
 from proxy.database import Client, Database
+from proxy.health import Health
 from proxy.metering.contract import Meter
 from proxy.metering.watch import LedgerWatch
 from proxy.metrics import Metrics
@@ -29,6 +30,7 @@ class Gateway:
     database: Database
     metrics: Metrics
     relay: Relay
+    health: Health
     catalog: Catalog
     meter: Meter
     watch: LedgerWatch

@@ -1,31 +1,54 @@
-"""One line per thing that happened: readable in a terminal, JSON otherwise."""
+"""One line per thing that happened: readable in a terminal, JSON otherwise; a line that nobody can forge.
+
+Whatever is logged is escaped until it is one line without colours, cut to a bound, and rid of every secret of the
+configuration and of everything that looks like a key or a token. What libraries log goes the same way.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import re
 import sys
+from collections.abc import Callable, Iterable, MutableMapping
+from typing import Any, BinaryIO, cast
 
+import orjson
 import structlog
 
+LONGEST_TEXT = 2_000
+LONGEST_TRACE = 20_000
+HIDDEN = "[hidden]"
+Fields = MutableMapping[str, Any]
+Processor = Callable[[Any, str, Fields], Fields]
 
-def configure(level: str) -> None:
-    """Set up structlog, and send what libraries log the same way."""
-    renderer: structlog.typing.Processor
+_SMALL = 2**53
+_PLAIN = (bool, float, type(None))
+_SHORTEST_SECRET = 6
+"""Anything shorter would hide words of ordinary lines."""
+
+_LOOKS_SECRET = re.compile(
+    r"\b(?:aipasta_[0-9A-Za-z]{20}|sk-|hf_)[\w-]{6,}"  # keys, ours and the providers'
+    r"|\beyJ[\w-]{8,}\.[\w-]+\.[\w-]*"  # tokens
+    r"|(?<=://)[^\s/@]+(?=@)"  # who signs in, in a URL
+    r"|(?<=/reset-password/)[\w-]{16,}(?=['\"> ])"  # links of mails, as libraries quote a request
+)
+
+
+def configure(level: str, secrets: Iterable[str] = ()) -> None:
+    """Set up structlog, and send what libraries log the same way; `secrets` never appear in a line."""
     is_terminal = sys.stderr.isatty()
-    renderer = structlog.dev.ConsoleRenderer() if is_terminal else structlog.processors.JSONRenderer()
-    shared: list[structlog.typing.Processor] = [
-        structlog.stdlib.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-        structlog.processors.format_exc_info,
-    ]
+    shared = [*_beginning(), structlog.processors.format_exc_info, hide(secrets), tame]
     structlog.configure(
-        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
-        logger_factory=structlog.stdlib.LoggerFactory(),
+        processors=[*shared, _as_bytes if is_terminal else _as_json],
+        logger_factory=structlog.BytesLoggerFactory(cast("BinaryIO", _StandardError())),
         wrapper_class=structlog.make_filtering_bound_logger(level),
         cache_logger_on_first_use=True,
     )
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(structlog.stdlib.ProcessorFormatter(processor=renderer, foreign_pre_chain=shared))
+    renderer: Any = _as_text if is_terminal else _as_json_text
+    processors = [structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer]
+    handler.setFormatter(structlog.stdlib.ProcessorFormatter(processors=processors, foreign_pre_chain=shared))
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level.upper())
@@ -33,3 +56,94 @@ def configure(level: str) -> None:
     logging.getLogger("sanic").setLevel(logging.WARNING)
     # A failed start is raised again and becomes one line; Sanic would print its stack before.
     logging.getLogger("sanic.error").addFilter(lambda record: "trying to serve" not in record.getMessage())
+
+
+def request_logger(level: str) -> Any:
+    """Return the logger of the lines about requests: one for each, so it does nothing that they do not need.
+
+    They hold no secret and no text of a client by the way they are made; JSON escapes what is left of that.
+    """
+    ends: list[Any] = [tame, _as_bytes] if sys.stderr.isatty() else [_as_json]
+    return structlog.wrap_logger(
+        structlog.BytesLogger(cast("BinaryIO", _StandardError())),
+        processors=[*_beginning(), *ends],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+    ).bind()
+
+
+class _StandardError:
+    """Where lines go; what serves requests does not end because nobody reads its log any more."""
+
+    def __init__(self) -> None:
+        self._stream = sys.stderr.buffer
+
+    def write(self, line: bytes) -> None:
+        with contextlib.suppress(OSError):
+            self._stream.write(line)
+            self._stream.flush()
+
+    def flush(self) -> None:
+        """Do nothing: every line is passed on at once."""
+
+
+def hide(secrets: Iterable[str]) -> Processor:
+    """Return a processor that hides these, and whatever looks like a key or a token."""
+    known = sorted({secret for secret in secrets if len(secret) >= _SHORTEST_SECRET}, key=len, reverse=True)
+    pattern = re.compile("|".join([*map(re.escape, known), _LOOKS_SECRET.pattern]))
+
+    def processor(_logger: Any, _method: str, fields: Fields) -> Fields:
+        for name, value in fields.items():
+            if value is not None and not isinstance(value, bool | int | float) and not name.startswith("_"):
+                fields[name] = pattern.sub(HIDDEN, value if isinstance(value, str) else str(value))
+        return fields
+
+    return processor
+
+
+def looks_secret(text: str) -> bool:
+    """Say whether a text holds something that has the shape of a key or a token."""
+    return _LOOKS_SECRET.search(text) is not None
+
+
+def tame(_logger: Any, _method: str, fields: Fields) -> Fields:
+    """Make every value one bounded piece of a line; a stack trace keeps its lines, each of them indented."""
+    for name, value in fields.items():
+        kind = type(value)
+        if kind is str:
+            if len(value) > LONGEST_TEXT or not value.isprintable():
+                fields[name] = _trace(value) if name == "exception" else one_line(value)
+        elif not (kind in _PLAIN or (kind is int and -_SMALL < value < _SMALL) or name.startswith("_")):
+            fields[name] = one_line(str(value))
+    return fields
+
+
+def one_line(text: str, most: int = LONGEST_TEXT) -> str:
+    """Escape whatever could begin a new line, or colour it, where a text is printed."""
+    cut = text if len(text) <= most else f"{text[:most]}... ({len(text)} characters)"
+    if cut.isprintable():
+        return cut
+    return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in cut)
+
+
+def _trace(text: str) -> str:
+    # The end of a trace says what happened.
+    return "\n".join(f"  | {one_line(line)}" for line in text[-LONGEST_TRACE:].split("\n"))
+
+
+def _beginning() -> list[Any]:
+    return [structlog.stdlib.add_log_level, structlog.processors.TimeStamper(fmt="iso", utc=True)]
+
+
+def _as_json(_logger: Any, _method: str, fields: Fields) -> bytes:
+    return orjson.dumps(fields)
+
+
+def _as_json_text(_logger: Any, _method: str, fields: Fields) -> str:
+    return orjson.dumps(fields).decode()
+
+
+_as_text = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+
+
+def _as_bytes(logger: Any, method: str, fields: Fields) -> bytes:
+    return str(_as_text(logger, method, fields)).encode()

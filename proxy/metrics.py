@@ -5,6 +5,7 @@ Model labels are the catalogue's ids: a request for an unknown model never gets 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from prometheus_client import (
@@ -17,6 +18,9 @@ from prometheus_client import (
 )
 
 _LATENCY_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+_TARGET = ("provider", "model")
+_TARGET_BUCKETS = (0.1, 0.3, 1, 3, 10, 30, 100, 300)
+"""Fewer, for there is a series of each for every target in use."""
 
 
 TOKEN_KINDS = ("prompt", "completion", "cached", "cache_write", "reasoning")
@@ -45,6 +49,11 @@ class Metrics:
             "Requests that reached a provider, by how they ended.",
             ("provider", "model", "outcome"),
         )
+        self.api_requests = self._counter(
+            "aipasta_api_requests",
+            "The same requests by their API (chat, embeddings, responses, messages).",
+            ("api", "outcome"),
+        )
         self.errors = self._counter(
             "aipasta_errors",
             "Error answers, by surface (v1, api, system), status and code.",
@@ -52,8 +61,49 @@ class Metrics:
         )
         self.attempts = self._counter(
             "aipasta_upstream_attempts",
-            "Requests sent to providers, by how they ended.",
-            ("provider", "outcome"),
+            "Requests sent to a target: served, broken_off by us, or by the kind of failure.",
+            ("provider", "model", "outcome"),
+        )
+        self.retries = self._counter(
+            "aipasta_upstream_retries",
+            "Attempts at a target that had already failed in the same call.",
+            ("provider", "model"),
+        )
+        self.fallbacks = self._counter(
+            "aipasta_fallbacks",
+            "Calls that went on to another target, by the target that they left.",
+            ("provider", "model"),
+        )
+        self.breaker_state = Gauge(
+            "aipasta_breaker_state",
+            "State of a target's circuit breaker: 0 closed, 1 half-open, 2 open.",
+            _TARGET,
+            registry=self.registry,
+        )
+        self.breaker_changes = self._counter(
+            "aipasta_breaker_changes",
+            "Changes of a target's circuit breaker, by the state that it came to.",
+            ("provider", "model", "state"),
+        )
+        self.keys_set_aside = Gauge(
+            "aipasta_keys_set_aside",
+            "API keys of a provider that were refused or limited and are not used now.",
+            ("provider",),
+            registry=self.registry,
+        )
+        self.upstream_duration = Histogram(
+            "aipasta_upstream_seconds",
+            "Time from a request to a target to the end of its answer.",
+            _TARGET,
+            buckets=_TARGET_BUCKETS,
+            registry=self.registry,
+        )
+        self.upstream_first_token = Histogram(
+            "aipasta_upstream_first_token_seconds",
+            "Time from a request to a target to the first piece of its streamed answer.",
+            _TARGET,
+            buckets=_TARGET_BUCKETS,
+            registry=self.registry,
         )
         self.tokens = self._counter(
             "aipasta_tokens",
@@ -111,6 +161,12 @@ class Metrics:
             ("provider",),
             registry=self.registry,
         )
+
+    def expect(self, providers: Iterable[str]) -> None:
+        """Show from the start what should stay 0: a counter that appears with its first increase hides that."""
+        for name in providers:
+            for counter in (self.unpriced, self.over_hold):
+                counter.labels(name)
 
     def of_call(self, provider: str, model: str, outcome: str) -> CallSeries:
         """Return the series of a call; looking each up by its labels takes 21 us a call, this less than one."""

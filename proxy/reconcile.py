@@ -38,10 +38,12 @@ class Reconciler:
         loop, delay = asyncio.get_running_loop(), _FIRST_DELAY
         deadline = loop.time() + self._patience
         while not self._in_hurry.is_set():
+            asked_at = loop.time()
             usage = await self._ask(provider, generation_id)
             if usage is not None:
                 return usage
-            if loop.time() + delay > deadline:
+            # By when we asked, not by now: a process that was stopped for a minute asks once more.
+            if asked_at + delay > deadline:
                 log.info("a generation has no record", provider=provider, generation=generation_id)
                 return None
             await self._pause(delay)

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import json
 import secrets
 import unicodedata
 import zlib
+from base64 import urlsafe_b64decode
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -27,6 +29,10 @@ _CHECKSUM_LENGTH = 6
 _ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 _ALGORITHM = "HS256"
 _ISSUER = "aipasta"
+_HEADER = {"alg": _ALGORITHM, "typ": "JWT"}
+_CLAIMS = ["exp", "iat", "iss", "jti", "sub", "typ"]
+_LONGEST_TOKEN = 1_024
+_KEY_LENGTH = len(KEY_PREFIX) + _BODY_LENGTH + _CHECKSUM_LENGTH
 _BCRYPT_BYTES = 72
 _passwords = CryptContext(schemes=["argon2", "bcrypt"], deprecated="auto")
 
@@ -66,11 +72,19 @@ def new_api_key() -> ApiKey:
 
 def is_well_formed_key(secret: str) -> bool:
     """Say whether a string can be one of our keys at all."""
-    if len(secret) != len(KEY_PREFIX) + _BODY_LENGTH + _CHECKSUM_LENGTH or not secret.startswith(KEY_PREFIX):
+    if len(secret) != _KEY_LENGTH or not secret.startswith(KEY_PREFIX):
         return False
     body, checksum = secret[len(KEY_PREFIX) : -_CHECKSUM_LENGTH], secret[-_CHECKSUM_LENGTH:]
     # `compare_digest` raises for text that is not ASCII.
     return secret.isascii() and hmac.compare_digest(_checksum(body), checksum)
+
+
+def shown_of_key(authorization: str | None) -> str | None:
+    """Return what may be shown of the API key in a header: its last four characters, if it has a key's shape."""
+    secret = (authorization or "")[-_KEY_LENGTH:]
+    return (
+        secret[-4:] if secret.startswith(KEY_PREFIX) and secret.isascii() and secret[-4:].isalnum() else None
+    )
 
 
 def key_digest(secret: str) -> str:
@@ -123,24 +137,34 @@ def issue_token(claims: TokenClaims, secret: str, lifetime: int) -> str:
 
 
 def read_token(token: str, secret: str, *, now: datetime) -> TokenClaims:
-    """Check a token's signature and claims; raise `InvalidToken`, or `ExpiredToken`."""
-    options: Options = {
-        "require": ["exp", "iat", "sub", "jti", "iss"],
-        "verify_exp": False,
-        "verify_iat": False,
-    }
+    """Check that a token is one that we would issue; raise `InvalidToken`, or `ExpiredToken`.
+
+    It has exactly our header and our claims, each once: nothing in it is ours to interpret beyond that.
+    """
+    if len(token) > _LONGEST_TOKEN:
+        raise InvalidToken("longer than any of ours")
+    options: Options = {"require": _CLAIMS, "verify_exp": False, "verify_iat": False}
     try:
-        payload = jwt.decode(token, secret, algorithms=[_ALGORITHM], issuer=_ISSUER, options=options)
-    except jwt.InvalidTokenError as exc:
+        decoded = jwt.decode_complete(token, secret, algorithms=[_ALGORITHM], issuer=_ISSUER, options=options)
+        names = json.loads(urlsafe_b64decode(token.split(".")[1] + "=="), object_pairs_hook=_names)
+    except (jwt.InvalidTokenError, ValueError) as exc:
         raise InvalidToken(str(exc)) from exc
+    payload = decoded["payload"]
     issued, expires = payload["iat"], payload["exp"]
-    if payload.get("typ") != "access" or not isinstance(issued, int) or not isinstance(expires, int):
+    if decoded["header"] != _HEADER or names != _CLAIMS or payload["typ"] != "access":
         raise InvalidToken("wrong kind of token")
+    if type(issued) is not int or type(expires) is not int:
+        raise InvalidToken("times are whole seconds")
     if issued > (now + timedelta(seconds=60)).timestamp():
         raise InvalidToken("issued in the future")
     if expires <= now.timestamp():
         raise ExpiredToken("expired")
     return TokenClaims(payload["sub"], payload["jti"], issued)
+
+
+def _names(pairs: list[tuple[str, object]]) -> list[str]:
+    # A parser that keeps the last of two claims of one name would agree with us on neither.
+    return sorted(name for name, _ in pairs)
 
 
 def _normalised(password: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
 from asyncio import Transport
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -12,6 +11,7 @@ from typing import cast
 
 from sanic import HTTPResponse, Request, Sanic
 from sanic.config import Config
+from sanic.exceptions import RequestCancelled
 
 from admin_api import blueprints, documents, lifecycle, ratelimit
 from admin_api.auth import service as accounts
@@ -20,17 +20,17 @@ from admin_api.chat.turns import FINISH_SECONDS, Turns
 from admin_api.models.popularity import Popularity
 from plugins import registry
 from plugins.contract import ProviderOptions
-from proxy import background, database
+from proxy import background, database, logs
 from proxy.auth import Authenticator
 from proxy.call import Services
 from proxy.catalog import Catalog
 from proxy.completions import Completions
-from proxy.database import Database
+from proxy.database import Database, DatabaseError
 from proxy.documents import SHARED
 from proxy.errors import UnsupportedMedia
 from proxy.gateway import Gateway
-from proxy.handlers import account, chat, cors, errors, headers, methods, models, system
-from proxy.handlers.client import client_address
+from proxy.handlers import account, chat, cors, errors, headers, identity, methods, models, system
+from proxy.health import Health
 from proxy.metering.contract import Meter
 from proxy.metering.direct import DirectMeter
 from proxy.metering.heartbeat import Heartbeat
@@ -39,8 +39,10 @@ from proxy.metering.watch import LedgerWatch
 from proxy.metrics import Metrics
 from proxy.mongod import EmbeddedMongod
 from proxy.reconcile import Reconciler
-from proxy.relay import Endpoint, Relay, transport_for
+from proxy.relay import Endpoint, Relay
+from proxy.request_log import RequestLog
 from proxy.settings import Settings
+from proxy.transport import transport_for
 
 App = Sanic[Config, SimpleNamespace]
 Clock = Callable[[], datetime]
@@ -72,10 +74,12 @@ def create_app(
     app.ctx.keepers = []
     app.ctx.popularity = Popularity()
     app.ctx.turns = Turns()
+    app.ctx.request_log = RequestLog(logs.request_logger(settings.log_level) if settings.access_log else None)
     for blueprint in (chat.blueprint, models.blueprint, account.blueprint, system.blueprint, *blueprints()):
         app.blueprint(blueprint)
     methods.add_automatic(app)
     app.error_handler.add(Exception, errors.render_error)
+    app.error_handler.add(RequestCancelled, errors.answer_nobody)
     app.on_request(_begin_request)
     app.on_request(cors.answer_preflight)
     app.on_request(ratelimit.limit_api)
@@ -83,7 +87,7 @@ def create_app(
 
     @app.before_server_start
     async def open_gateway(app: App) -> None:
-        gateway = app.ctx.gateway = await start_gateway(settings, mongodb_uri, clock)
+        gateway = app.ctx.gateway = await start_gateway(settings, mongodb_uri, clock, app.ctx.request_log)
         app.ctx.turns.start(gateway)
         if settings.admin_email and settings.admin_password:
             await accounts.ensure_admin(
@@ -109,25 +113,33 @@ def create_app(
     return app
 
 
-async def start_gateway(settings: Settings, mongodb_uri: str, clock: Clock) -> Gateway:
+async def start_gateway(
+    settings: Settings, mongodb_uri: str, clock: Clock, request_log: RequestLog
+) -> Gateway:
     """Connect and start every part, in the order in which they need each other."""
     client = database.connect(mongodb_uri)
     store = database.database_of(client, settings.database)
-    await database.prepare(store, [*SHARED, *documents()])
+    try:
+        await database.prepare(store, [*SHARED, *documents()])
+    except DatabaseError:
+        await client.close()
+        raise
     metrics = Metrics()
-    relay = Relay(_endpoints(settings, clock))
+    metrics.expect(settings.enabled_providers())
+    relay = Relay(endpoints(settings, clock))
     catalog = Catalog(
         relay,
         settings.enabled_providers(),
-        settings.aliases,
+        settings.routes,
         metrics,
         refresh_seconds=settings.catalog_refresh_seconds,
         clock=clock,
     )
+    health = Health(relay.endpoints, settings.resilience, metrics)
     reconciler = Reconciler(relay, patience=settings.reconcile_seconds)
     beats = database.connect(mongodb_uri, pool_size=1)
     meter = await _meter(settings, store, database.database_of(beats, settings.database), reconciler, metrics)
-    services = Services(relay, meter, reconciler, metrics, settings.usd_inr_rate, clock)
+    services = Services(relay, health, meter, reconciler, metrics, request_log, settings.usd_inr_rate, clock)
     completions = Completions(
         services, catalog, settings.limits, keep_alive_seconds=settings.keep_alive_seconds
     )
@@ -145,6 +157,7 @@ async def start_gateway(settings: Settings, mongodb_uri: str, clock: Clock) -> G
         database=store,
         metrics=metrics,
         relay=relay,
+        health=health,
         catalog=catalog,
         meter=meter,
         watch=watch,
@@ -175,7 +188,8 @@ async def _meter(
     return DirectMeter(store, hold_seconds=2 * settings.longest_exchange, usd_inr_rate=settings.usd_inr_rate)
 
 
-def _endpoints(settings: Settings, clock: Clock) -> dict[str, Endpoint]:
+def endpoints(settings: Settings, clock: Clock) -> dict[str, Endpoint]:
+    """Return every provider that is on, with its plugin, its keys and its transport."""
     enabled = settings.enabled_providers()
     plugins = registry.load(
         (provider.plugin, ProviderOptions(name, provider.app_url, provider.app_title, provider.options))
@@ -187,7 +201,7 @@ def _endpoints(settings: Settings, clock: Clock) -> dict[str, Endpoint]:
             enabled[name].base_url,
             settings.provider_keys.get(name, ()),
             enabled[name].timeouts,
-            transport_for(plugin, clock),
+            transport_for(plugin, clock, connections=settings.limits.concurrent_requests),
         )
         for name, plugin in plugins.items()
     }
@@ -215,20 +229,18 @@ def _sanic_config(settings: Settings) -> Config:
 
 
 async def _begin_request(request: Request) -> None:
-    request.ctx.id = f"req_{secrets.token_hex(12)}"
     settings: Settings = request.app.ctx.gateway.settings
-    forwarded = request.headers.getall("x-forwarded-for", [])
-    request.ctx.client = client_address(request.ip, forwarded, settings.trusted_proxies)
+    identity.begin(request, request.app.ctx.request_log, settings.trusted_proxies)
     # Sanic stops reading while a large body waits, and then never sees that the client has left.
-    cast("Transport", request.transport).resume_reading()
+    if not request.app.asgi:
+        cast("Transport", request.transport).resume_reading()
     if request.headers.get("content-encoding", "identity").lower() != "identity":
         raise UnsupportedMedia("Send the body without a content encoding.")
 
 
 async def _end_request(request: Request, response: HTTPResponse) -> None:
-    if hasattr(request.ctx, "id"):  # Sanic answers some broken connections without having begun a request
-        response.headers.setdefault("x-request-id", request.ctx.id)
     settings: Settings = request.app.ctx.gateway.settings
     ratelimit.add_headers(request, response)
     cors.add_headers(request, response, settings.allowed_origins)
     headers.add_headers(response, is_production=settings.is_production)
+    identity.end(request, response)

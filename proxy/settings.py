@@ -7,13 +7,14 @@ Secrets come from the environment alone.
 
 from __future__ import annotations
 
+import itertools
 import os
-import secrets
 from collections.abc import Mapping
 from decimal import Decimal
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import unquote, urlsplit
 
 import yaml
 from dotenv import dotenv_values
@@ -27,13 +28,12 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
-from proxy.addresses import MailServer, Network, Origin, WebAddress
+from proxy.addresses import MailServer, Network, Origin, WebAddress, comma_separated
 from proxy.core.limits import MediaTokens, UserLimits
-from proxy.core.routing import Role
+from proxy.core.routing import Member, Role
+from proxy.own_secret import MIN_SECRET_LENGTH, is_weak, own_secret
 from proxy.rates import RateLimits
-
-MIN_SECRET_LENGTH = 32
-_WEAK_SECRETS = ("your-super-secret", "change", "secret", "password", "example", "default")
+from proxy.routes import Fallback, Resilience, Timeouts, routes_of
 
 
 class SettingsError(Exception):
@@ -86,15 +86,6 @@ class ChatSection(_Section):
     attachment_bytes: int = Field(default=8 * 2**20, ge=0, le=12 * 2**20)
 
 
-class Timeouts(_Section):
-    """Seconds that an exchange with a provider may take, phase by phase."""
-
-    connect: float = Field(default=10, gt=0)
-    first_byte: float = Field(default=120, gt=0)
-    idle: float = Field(default=60, gt=0)
-    total: float = Field(default=600, gt=0)
-
-
 class ProviderSettings(_Section):
     """One provider: which plugin speaks to it, where it is, and which environment variable holds its keys."""
 
@@ -125,14 +116,10 @@ _HUGGINGFACE = ProviderSettings(
     api_key_env="HUGGINGFACE_API_KEY",
     tier="free",
 )
-_FROM_FILE_ONLY = frozenset({"limits", "rate_limits", "chat", "providers", "aliases"})
+_FROM_FILE_ONLY = frozenset(
+    {"limits", "rate_limits", "chat", "providers", "aliases", "fallbacks", "resilience"}
+)
 _SECRETS = frozenset({"jwt_secret", "admin_password", "mongodb_uri", "smtp_url", "metrics_token"})
-
-
-def _comma_separated(value: object) -> object:
-    if isinstance(value, str):
-        return tuple(item.strip() for item in value.split(",") if item.strip())
-    return value
 
 
 class Settings(BaseSettings):
@@ -183,12 +170,13 @@ class Settings(BaseSettings):
         None, description="Bearer token for /metrics; without it, private addresses only"
     )
     docs_enabled: bool | None = Field(
-        None, description="serve /docs/openapi.json; default: in development only"
+        None, description="serve /docs and /docs/openapi.json; default: in development only"
     )
     drain_seconds: float = Field(30, ge=0, description="how long running requests may go on after SIGTERM")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="least severe level logged"
     )
+    access_log: bool = Field(default=True, description="write one line per request to the log")
     reconcile_seconds: float = Field(
         60, ge=0, description="how long a cut stream's hold waits for the provider's own record of its cost"
     )
@@ -207,9 +195,11 @@ class Settings(BaseSettings):
         default_factory=lambda: {"openrouter": _OPENROUTER, "huggingface": _HUGGINGFACE}
     )
     aliases: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    fallbacks: dict[str, tuple[Fallback, ...]] = Field(default_factory=dict)
+    resilience: Resilience = Resilience()
     provider_keys: dict[str, tuple[str, ...]] = Field(default_factory=dict, exclude=True, repr=False)
 
-    _split_lists = field_validator("allowed_origins", "trusted_proxies", mode="before")(_comma_separated)
+    _split_lists = field_validator("allowed_origins", "trusted_proxies", mode="before")(comma_separated)
 
     @field_validator("aliases", mode="before")
     @classmethod
@@ -235,6 +225,15 @@ class Settings(BaseSettings):
         """Say whether the strict rules hold."""
         return self.environment == "production"
 
+    def secrets(self) -> frozenset[str]:
+        """Return everything that must never be shown, as it is and as it stands in URLs."""
+        found = {getattr(self, name) for name in _SECRETS} | set(
+            itertools.chain(*self.provider_keys.values())
+        )
+        passwords = {urlsplit(url).password for url in (self.mongodb_uri, self.smtp_url) if url}
+        known = {str(secret) for secret in found | passwords if secret}
+        return frozenset(known | {unquote(secret) for secret in known})
+
     @property
     def serves_docs(self) -> bool:
         """Say whether everybody may read what endpoints there are."""
@@ -255,8 +254,14 @@ class Settings(BaseSettings):
     @property
     def longest_exchange(self) -> float:
         """Return how long the most patient provider may take for one answer, in seconds."""
-        patience = (provider.timeouts.total for provider in self.enabled_providers().values())
+        patience = [provider.timeouts.total for provider in self.enabled_providers().values()]
+        patience += [each.timeouts.total or 0 for targets in self.fallbacks.values() for each in targets]
         return max(patience, default=Timeouts().total)
+
+    @property
+    def routes(self) -> dict[str, tuple[Member, ...]]:
+        """Return the names that the operator has made for models, each with its targets in order."""
+        return routes_of(self.aliases, self.fallbacks)
 
     def enabled_providers(self) -> dict[str, ProviderSettings]:
         """Return the providers to use: those that are on and have a key, or need none.
@@ -352,41 +357,34 @@ def _check(settings: Settings) -> None:
             raise SettingsError(
                 f"providers: {name!r}: a provider's name is a prefix of model ids and has no slash"
             )
+    for name in settings.aliases.keys() & settings.fallbacks.keys():
+        raise SettingsError(f"fallbacks: {name!r}: the name stands in `aliases` too")
     if bool(settings.admin_email) != bool(settings.admin_password):
         raise SettingsError("ADMIN_EMAIL and ADMIN_PASSWORD: set both or neither")
-    if settings.jwt_secret is not None and _is_weak(settings.jwt_secret) and settings.is_production:
+    if settings.is_production:
+        _check_production(settings)
+
+
+def _check_production(settings: Settings) -> None:
+    """Refuse what is good enough for a machine of one's own, and for nobody else's."""
+    if settings.jwt_secret is not None and is_weak(settings.jwt_secret):
         raise SettingsError(f"JWT_SECRET: must be random and have at least {MIN_SECRET_LENGTH} characters")
-    if not settings.is_production:
-        return
     for name in ("jwt_secret", "mongodb_uri"):
         if not getattr(settings, name):
             raise SettingsError(f"{name.upper()}: must be set in production")
     if settings.smtp_url and not settings.frontend_url:
         raise SettingsError("FRONTEND_URL: must be set in production when SMTP_URL is: mails link to it")
+    if settings.log_level == "debug":
+        raise SettingsError("LOG_LEVEL: debug shows what users send and store; it is not for production")
     if "*" in settings.allowed_origins:
         raise SettingsError("ALLOWED_ORIGINS: must name exact origins in production, not *")
 
 
-def _is_weak(secret: str) -> bool:
-    lowered = secret.lower()
-    return len(secret) < MIN_SECRET_LENGTH or len(set(secret)) < 8 or lowered.startswith(_WEAK_SECRETS)  # noqa: PLR2004
-
-
 def _own_secret(settings: Settings) -> str:
-    """Return the development secret kept under DATA_DIR, making it at the first start."""
-    path = settings.data_dir / "jwt_secret"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        except FileExistsError:
-            return path.read_text(encoding="ascii").strip()
-        secret = secrets.token_urlsafe(48)
-        with os.fdopen(descriptor, "w", encoding="ascii") as file:
-            file.write(secret)
+        return own_secret(settings.data_dir)
     except OSError as exc:
         raise SettingsError(f"DATA_DIR: {settings.data_dir} cannot be written: {exc.strerror}") from exc
-    return secret
 
 
 def _one_line(error: ValidationError) -> str:

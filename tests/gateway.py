@@ -20,8 +20,9 @@ from admin_api.users.service import create_api_key
 from proxy.core.routing import Role
 from proxy.documents import User
 from proxy.gateway import Gateway
+from proxy.routes import Timeouts
 from proxy.server import App, create_app, utc_now
-from proxy.settings import ProviderSettings, Settings, Timeouts
+from proxy.settings import ProviderSettings, Settings
 
 # Sanic compiles its own methods anew for every app, which works a second time in this mode alone.
 Sanic.test_mode = True

@@ -10,7 +10,16 @@ from proxy.metrics import Metrics
 from proxy.settings import Settings
 
 README = Path(__file__).resolve().parent.parent / "README.md"
-_SECTIONS = {"limits", "rate_limits", "chat", "providers", "aliases", "provider_keys"}
+_SECTIONS = {
+    "limits",
+    "rate_limits",
+    "chat",
+    "providers",
+    "aliases",
+    "fallbacks",
+    "resilience",
+    "provider_keys",
+}
 
 
 def settings_table() -> str:

@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("plugins", "proxy", "admin_api")
 SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
-WIRING = {"proxy.server", "proxy.__main__"}
+WIRING = {"proxy.server", "proxy.asgi", "proxy.__main__"}
 VAGUE = {"utils", "helpers", "common", "misc", "base"}
 PURE = ("proxy.core", "plugins")
 IMPURE = {"sanic", "sanic_ext", "beanie", "pymongo", "os", "time", "asyncio", "aiohttp", "socket"}

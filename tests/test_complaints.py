@@ -11,6 +11,7 @@ TESTS = Path(__file__).resolve().parent
 
 COVERED = {
     "concurrent requests pass a stale budget": (
+        "torture/test_trials.py::test_a_crowd_never_overspends_a_budget",
         "proxy/metering/test_meters.py::test_a_budget_is_never_overspent",
         "proxy/metering/test_meters.py::test_fifty_a_day_are_fifty",
     ),
@@ -60,6 +61,8 @@ COVERED = {
         "test_process.py::test_a_stream_longer_than_the_drain_is_ended",
     ),
     "a failure of the database loses spend": (
+        "torture/test_trials.py::test_kills_lose_and_double_nothing",
+        "torture/test_trials.py::test_a_frozen_database_stops_no_stream",
         "admin_api/chat/test_turns.py::test_a_database_that_is_away_for_a_while",
         "proxy/metering/test_recovery.py::test_recovery_may_die_at_every_step",
     ),

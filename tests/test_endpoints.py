@@ -79,12 +79,16 @@ BESIDES = {
     "GET /api/admin/audit": "admin",
     "GET /api/admin/ledger/verify": "admin",
     "POST /v1/chat/completions": "key",
+    "POST /v1/embeddings": "key",
+    "POST /v1/responses": "key",
+    "POST /v1/messages": "key",
     "GET /v1/models": "key",
     "GET /v1/models/{model}": "key",
     "GET /v1/key": "key",
     "GET /v1/requests/{request_id}": "key",
     "GET /health/ready": None,
     "GET /metrics": None,
+    "GET /docs": None,
     "GET /docs/openapi.json": None,
 }
 ENDPOINTS: dict[str, str | None] = SPECIFIED | BESIDES

@@ -194,7 +194,7 @@ def test_a_stream_longer_than_the_drain_is_ended(tmp_path: Path, mongodb_uri: st
 @pytest.mark.parametrize("metering", ["leased", "direct"])
 def test_a_killed_stream_is_closed_after_the_restart(tmp_path: Path, mongodb_uri: str, metering: str) -> None:
     """A stream that dies with its gateway leaves one event of unknown outcome, and nothing held."""
-    total = "4" if metering == "direct" else "60"
+    total = "8" if metering == "direct" else "60"
     (tmp_path / "config.yaml").write_text(
         "providers: {openrouter: {plugin: openrouter, api_key_env: OPENROUTER_API_KEY,"
         f" base_url: 'http://localhost', timeouts: {{total: {total}}}}}}}\n"
@@ -217,9 +217,9 @@ def test_a_killed_stream_is_closed_after_the_restart(tmp_path: Path, mongodb_uri
             openrouter.books.wait_until(lambda books: bool(books) and books[-1].pieces_sent > 2, 5)
             server.kill()
             thread.join(5)
-        assert lines[-1].startswith("broken")
+        assert lines[-1].startswith("broken"), lines
         with serving_process(tmp_path, **settings):
-            (event,) = events_at(mongodb_uri, 1, seconds=30)
+            (event,) = events_at(mongodb_uri, 1, seconds=45)
             assert (event["outcome"], event["estimated"], event["requests"]) == ("unknown", True, 1)
             assert event["tokens"]["prompt"] > 0
             assert_nothing_is_held(mongodb_uri, event["userId"])
@@ -346,3 +346,16 @@ def test_a_port_that_is_taken_is_one_line(tmp_path: Path, mongodb_uri: str) -> N
         assert finished.returncode == 1
         assert f"127.0.0.1:{port}" in finished.stderr
         assert_one_line(finished)
+
+
+def test_a_journal_that_cannot_be_written_is_one_line(tmp_path: Path, mongodb_uri: str) -> None:
+    """A gateway that could not keep its books does not start, and says where it was to keep them."""
+    settings = {
+        "MONGODB_URI": mongodb_uri,
+        "JWT_SECRET": "k3J9x-Qw7Lm2Zp8Rt5Vb1Nc6Hd4Gf0Sa",
+        "DATA_DIR": "/proc/nowhere",
+    }
+    finished = run_command(tmp_path, "serve", seconds=30, PORT=str(free_port()), **settings)
+    assert finished.returncode == 1
+    assert "the journal in /proc/nowhere/journal" in finished.stderr
+    assert_one_line(finished)

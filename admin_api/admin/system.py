@@ -71,7 +71,7 @@ async def _database(gateway: Gateway) -> dict[str, Any]:
 
 
 async def _provider(gateway: Gateway, name: str, now: datetime) -> dict[str, Any]:
-    """Say when a provider's models were last read, by this worker or another."""
+    """Say when a provider's models were last read, by this worker or another, and how this one finds it."""
     newest = await AIModel.get_pymongo_collection().find_one(
         {"provider": name}, {"fetchedAt": 1}, sort=[("fetchedAt", -1)]
     )
@@ -83,6 +83,7 @@ async def _provider(gateway: Gateway, name: str, now: datetime) -> dict[str, Any
         "models": len(gateway.catalog.current.entries[name]),
         "readAt": read_at,
         "isFresh": age is not None and age <= limit,
+        **gateway.health.view(name),
     }
 
 

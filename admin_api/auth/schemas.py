@@ -37,11 +37,18 @@ def _name(value: str) -> str:
 
 
 Name = Annotated[str, Field(min_length=2, max_length=50), AfterValidator(_name)]
-Email = Annotated[str, Field(max_length=254), AfterValidator(parse_email)]
+Email = Annotated[
+    str, Field(max_length=254, json_schema_extra={"format": "email"}), AfterValidator(parse_email)
+]
 TypedEmail = Annotated[str, Field(min_length=1, max_length=254)]
 """An address to look for: what was stored once need not pass today's rules."""
 
-NewPassword = Annotated[str, StringConstraints(strip_whitespace=False), AfterValidator(_password)]
+NewPassword = Annotated[
+    str,
+    StringConstraints(strip_whitespace=False),
+    Field(json_schema_extra={"minLength": MIN_PASSWORD_LENGTH, "maxLength": security.MAX_PASSWORD_BYTES}),
+    AfterValidator(_password),
+]
 TypedPassword = Annotated[str, StringConstraints(strip_whitespace=False), Field(min_length=1)]
 
 

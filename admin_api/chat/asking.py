@@ -16,7 +16,7 @@ from admin_api.chat.schemas import ChatWish
 from admin_api.chat.turns import Turn
 from proxy.auth import Caller
 from proxy.completions import Call
-from proxy.core import chat
+from proxy.core.chat import CHAT
 from proxy.core.routing import Target
 from proxy.errors import InvalidRequest, NotFound
 from proxy.gateway import Gateway
@@ -40,7 +40,7 @@ async def prepare(wish: ChatWish, caller: SignedIn, gateway: Gateway, *, request
         limits=gateway.authenticator.limits_of(caller.user),
     )
     at = _milliseconds(gateway.clock())
-    call = Call(request_id, asking, chat.read(body), at, str(session_id))
+    call = Call(request_id, asking, CHAT.read(body), at, str(session_id))
     return Turn(call, caller.user, wish, session_id, session)
 
 

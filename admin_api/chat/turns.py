@@ -100,6 +100,12 @@ class Turns:
         task.add_done_callback(self._forget)
         return task
 
+    async def ended(self) -> None:
+        """Wait until all that are under way now are done, and what they leave behind is stored."""
+        for _ in ("turns", "what they store"):
+            if self._tasks:
+                await asyncio.wait(set(self._tasks))
+
     async def finish(self, seconds: float) -> None:
         """Wait until all are done, at most so long, and end the others."""
         self._stopping.set()

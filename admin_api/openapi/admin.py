@@ -9,6 +9,7 @@ from admin_api.openapi.models import MODEL
 from admin_api.openapi.operations import LISTED, Operation, choice, paged, text, words
 from admin_api.openapi.shapes import ID, MONEY, OBJECT, TIME, maybe, named
 from admin_api.openapi.users import PERIOD, USER
+from proxy.core.breaker import State
 from proxy.core.routing import Role
 
 _COUNT = named("Count", {"_id": str, "count": int})
@@ -75,7 +76,16 @@ _METRICS = {
         "milliseconds": float,
         "collections": dict.fromkeys(("users", "sessions", "messages", "models", "apiKeys", "events"), int),
     },
-    "providers": [{"name": str, "models": int, "readAt": maybe(TIME), "isFresh": bool}],
+    "providers": [
+        {
+            "name": str,
+            "models": int,
+            "readAt": maybe(TIME),
+            "isFresh": bool,
+            "apiKeys": {"total": int, "setAside": int},
+            "breakers": [{"model": str, "state": State, "seconds": float}],
+        }
+    ],
 }
 _RECORD = named(
     "AuditRecord",

@@ -11,13 +11,14 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from pydantic import BaseModel, ValidationError
 from sanic import Sanic
 from sanic_routing.route import Route
 
 from admin_api.access import COOKIE, rule_of
 from admin_api.openapi import admin, auth, chat, gateway, models, system, users
 from admin_api.openapi.operations import JSON, Operation
-from admin_api.openapi.shapes import ID, Components, Json, Named, maybe, named, one_of, raw
+from admin_api.openapi.shapes import ID, Components, Json, Named, Shape, maybe, named, one_of, raw
 
 OPERATIONS: dict[tuple[str, str], Operation] = {
     (operation.method, operation.path): operation
@@ -53,6 +54,11 @@ OPENAI_ERROR = named(
     "OpenAIError",
     {"error": {"message": str, "type": str, "param": maybe(str), "code": maybe(str)}},
 )
+ANTHROPIC_ERROR = named(
+    "AnthropicError",
+    {"type": one_of("error"), "error": {"type": str, "message": str}, "request_id": maybe(str)},
+)
+_MESSAGES = "/v1/messages"
 _MEANINGS = {
     200: "Done.",
     201: "Made.",
@@ -94,6 +100,7 @@ def build(app: Sanic[Any, Any]) -> Json:
                 "token": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"},
                 "cookie": {"type": "apiKey", "in": "cookie", "name": COOKIE},
                 "apiKey": {"type": "http", "scheme": "bearer", "bearerFormat": "aipasta_..."},
+                "anthropicKey": {"type": "apiKey", "in": "header", "name": "x-api-key"},
                 "metricsToken": {"type": "http", "scheme": "bearer"},
             },
         },
@@ -123,8 +130,19 @@ def _describe(operation: Operation, route: Route, components: Components) -> Jso
     }
     if operation.body is not None:
         content = {JSON: {"schema": components.schema(operation.body)}}
-        described["requestBody"] = {"required": True, "content": content}
+        described["requestBody"] = {"required": _is_needed(operation.body), "content": content}
     return described
+
+
+def _is_needed(body: Shape) -> bool:
+    """Say whether a body has to be sent: an empty one is read as `{}`, and some wishes are complete with that."""
+    if not (isinstance(body, type) and issubclass(body, BaseModel)):
+        return True
+    try:
+        body.model_validate({})
+    except ValidationError:
+        return True
+    return False
 
 
 def errors_of(operation: Operation, rule: str | None) -> list[int]:
@@ -147,7 +165,7 @@ def errors_of(operation: Operation, rule: str | None) -> list[int]:
 
 def _security(path: str, rule: str | None) -> list[Json]:
     if path.startswith("/v1/"):
-        return [{"apiKey": []}]
+        return [{"apiKey": []}, {"anthropicKey": []}] if path == _MESSAGES else [{"apiKey": []}]
     if path == "/metrics":
         return [{"metricsToken": []}, {}]
     signed_in: list[Json] = [{"token": []}, {"cookie": []}]
@@ -196,4 +214,6 @@ def _body(operation: Operation) -> Any:
 
 def _error(operation: Operation, status: int, components: Components) -> Json:
     shape: Named = OPENAI_ERROR if operation.path.startswith("/v1/") else ENVELOPE_ERROR
+    if operation.path == _MESSAGES:
+        shape = ANTHROPIC_ERROR
     return {"description": _MEANINGS[status], "content": {JSON: {"schema": components.schema(shape)}}}

@@ -1,48 +1,95 @@
-"""The operations of /v1: OpenAI's, whose bodies are theirs to define and pass through us untouched."""
+"""The operations of /v1: OpenAI's and Anthropic's, whose bodies are theirs to define and pass through us untouched."""
 
 from __future__ import annotations
 
 from admin_api.openapi.operations import EVENTS, JSON, Operation
-from admin_api.openapi.shapes import TIME, by_name, maybe, named, one_of, raw
+from admin_api.openapi.shapes import TIME, Json, Named, by_name, maybe, named, one_of, raw
 from proxy.core.pricing import CostSource
 from proxy.core.routing import Role, Tier
 from proxy.documents import Outcome
 
 _ERRORS = (400, 401, 402, 403, 404, 413, 415, 429, 502, 504)
-_REQUEST = named(
+_INTEGER = {"type": ["integer", "null"]}
+_OBJECTS = {"type": "array", "items": {"type": "object"}}
+_TEXT_OR_PARTS = {"type": ["string", "array", "null"]}
+
+
+def _open(name: str, required: str, **properties: Json) -> Named:
+    """Describe an object of somebody else's API: what is read of it here, and whatever else it has."""
+    schema = {"type": "object", "properties": properties, "required": required.split()}
+    return named(name, raw(schema))
+
+
+def _asked(name: str, required: str, **properties: Json) -> Named:
+    """Describe a request of any of these APIs."""
+    routed: dict[str, Json] = {
+        "model": {"type": "string"},
+        "models": {"type": "array", "items": {"type": "string"}},
+    }
+    return _open(name, f"model {required}", **routed, **properties)
+
+
+_USAGE: Json = {"type": ["object", "null"]}
+_COMPLETION_REQUEST = _asked(
     "ChatCompletionRequest",
-    raw(
-        {
-            "type": "object",
-            "properties": {
-                "model": {"type": "string"},
-                "models": {"type": "array", "items": {"type": "string"}},
-                "messages": {"type": "array", "minItems": 1, "items": {"type": "object"}},
-                "stream": {"type": "boolean"},
-                "max_tokens": {"type": ["integer", "null"]},
-                "max_completion_tokens": {"type": ["integer", "null"]},
-                "n": {"type": ["integer", "null"]},
-            },
-            "required": ["model", "messages"],
-        }
-    ),
+    "messages",
+    messages=_OBJECTS | {"minItems": 1},
+    stream={"type": "boolean"},
+    max_tokens=_INTEGER,
+    max_completion_tokens=_INTEGER,
+    n=_INTEGER,
 )
-_COMPLETION = named(
+_COMPLETION = _open(
     "ChatCompletion",
-    raw(
-        {
-            "type": "object",
-            "properties": {
-                "id": {"type": "string"},
-                "object": {"type": "string"},
-                "created": {"type": "integer"},
-                "model": {"type": "string"},
-                "choices": {"type": "array", "items": {"type": "object"}},
-                "usage": {"type": ["object", "null"]},
-            },
-            "required": ["choices"],
-        }
-    ),
+    "choices",
+    id={"type": "string"},
+    object={"type": "string"},
+    created={"type": "integer"},
+    model={"type": "string"},
+    choices=_OBJECTS,
+    usage=_USAGE,
+)
+_EMBEDDINGS_REQUEST = _asked("EmbeddingsRequest", "input", input={"type": ["string", "array"]})
+_EMBEDDINGS = _open(
+    "Embeddings", "data", object={"type": "string"}, data=_OBJECTS, model={"type": "string"}, usage=_USAGE
+)
+_RESPONSE_REQUEST = _asked(
+    "ResponseRequest",
+    "input",
+    input={"type": ["string", "array"]},
+    instructions=_TEXT_OR_PARTS,
+    tools=_OBJECTS,
+    stream={"type": ["boolean", "null"]},
+    max_output_tokens=_INTEGER,
+    store={"enum": [False, None]},
+)
+_RESPONSE = _open(
+    "Response",
+    "output",
+    id={"type": "string"},
+    status={"type": "string"},
+    model={"type": "string"},
+    output=_OBJECTS,
+    usage=_USAGE,
+)
+_MESSAGE_REQUEST = _asked(
+    "MessageRequest",
+    "messages max_tokens",
+    messages=_OBJECTS | {"minItems": 1},
+    max_tokens={"type": "integer", "minimum": 1},
+    system=_TEXT_OR_PARTS,
+    tools=_OBJECTS,
+    stream={"type": ["boolean", "null"]},
+)
+_MESSAGE = _open(
+    "Message",
+    "content",
+    id={"type": "string"},
+    type={"type": "string"},
+    model={"type": "string"},
+    content=_OBJECTS,
+    stop_reason={"type": ["string", "null"]},
+    usage=_USAGE,
 )
 _MODEL = named(
     "V1Model",
@@ -133,7 +180,16 @@ _EXPLAINED = {
 }
 
 OPERATIONS = (
-    Operation("POST /v1/chat/completions", _COMPLETION, body=_REQUEST, media=(JSON, EVENTS), also=_ERRORS),
+    Operation(
+        "POST /v1/chat/completions",
+        _COMPLETION,
+        body=_COMPLETION_REQUEST,
+        media=(JSON, EVENTS),
+        also=_ERRORS,
+    ),
+    Operation("POST /v1/embeddings", _EMBEDDINGS, body=_EMBEDDINGS_REQUEST, also=_ERRORS),
+    Operation("POST /v1/responses", _RESPONSE, body=_RESPONSE_REQUEST, media=(JSON, EVENTS), also=_ERRORS),
+    Operation("POST /v1/messages", _MESSAGE, body=_MESSAGE_REQUEST, media=(JSON, EVENTS), also=_ERRORS),
     Operation("GET /v1/models", {"object": one_of("list"), "data": [_MODEL]}, also=(401, 403)),
     Operation("GET /v1/models/{model}", _MODEL, also=(401, 403)),
     Operation("GET /v1/key", _KEY, also=(401,)),

@@ -10,6 +10,7 @@ from urllib.parse import unquote
 import structlog
 from pymongo.errors import PyMongoError
 from sanic import Blueprint, HTTPResponse, Request
+from sanic.exceptions import RequestCancelled
 
 from admin_api import access, audit, ratelimit
 from admin_api.access import SignedIn
@@ -141,6 +142,8 @@ async def export_data(request: Request, caller: SignedIn) -> None:
         except PyMongoError as exc:
             # Half an export must not look like a whole one: without its end the client sees a broken transfer.
             log.warning("an export was cut off", user=str(caller.user_id), cause=str(exc)[:200])
+            if request.app.asgi:
+                raise RequestCancelled from exc
             cast("Transport", request.transport).abort()
             return
     await response.eof()

@@ -1,7 +1,7 @@
-"""A whole chat completion: what the body of a provider's 200 says, and whether it is an answer at all.
+"""A whole answer: what the body of a provider's 200 says, and whether it is an answer at all.
 
-The counterpart of `proxy.core.stream` for requests that do not stream. The body goes to the client as it is, so
-only what is billed or recorded is read; no bytes of a provider make it raise.
+The counterpart of `proxy.core.answer_stream` for requests that do not stream. The body goes to the client as it is,
+so only what is billed or recorded is read; no bytes of a provider make it raise.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from typing import Any, Final
 
 import orjson
 
-from plugins.contract import Failure, FailureKind, Provider, Usage
-from proxy.core.stream import text_bytes
+from plugins.contract import Failure, FailureKind, Json, Provider, Usage
+from proxy.core.answer_stream import name_in, text_bytes
 
 NOT_JSON: Final = Failure(FailureKind.PROVIDER, "The provider's answer is not JSON.")
 NO_CHOICES: Final = Failure(FailureKind.PROVIDER, "The provider's answer has no choices.")
@@ -20,7 +20,7 @@ NO_CHOICES: Final = Failure(FailureKind.PROVIDER, "The provider's answer has no 
 
 @dataclass(frozen=True, slots=True)
 class WholeAnswer:
-    """What a body says; `output_bytes` are the UTF-8 bytes of the text in its choices."""
+    """What a body says; `body` is what the client gets, `output_bytes` are the UTF-8 bytes of the text in it."""
 
     failure: Failure | None = None
     usage: Usage | None = None
@@ -28,31 +28,39 @@ class WholeAnswer:
     served_model: str | None = None
     upstream_id: str | None = None
     output_bytes: int = 0
+    body: bytes = b""
 
 
-def read_answer(provider: Provider, body: bytes) -> WholeAnswer:
-    """Read the body of a 200; `failure` says what is wrong with it, the rest is what it tells nevertheless."""
+def frame_of(body: bytes) -> Json | None:
+    """Decode a body; `None` if it is no JSON object."""
     try:
         frame = orjson.loads(body)
     except orjson.JSONDecodeError:
-        return WholeAnswer(NOT_JSON)
-    if not isinstance(frame, dict):
+        return None
+    return frame if isinstance(frame, dict) else None
+
+
+def read_answer(provider: Provider, body: bytes) -> WholeAnswer:
+    """Read a chat completion; `failure` says what is wrong with it, the rest is what it tells nevertheless."""
+    frame = frame_of(body)
+    if frame is None:
         return WholeAnswer(NOT_JSON)
     choices = frame.get("choices")
     choices = choices if isinstance(choices, list) else []
     messages = [choice.get("message") for choice in choices if isinstance(choice, dict)]
-    failure = provider.read_error(frame)
-    if failure is None and not messages:
-        failure = NO_CHOICES
+    return answer_of(provider, frame, body, output=messages, fault=None if messages else NO_CHOICES)
+
+
+def answer_of(
+    provider: Provider, frame: Json, body: bytes, *, output: list[Any], fault: Failure | None
+) -> WholeAnswer:
+    """Read what every API's answers have in common; `fault` is what is wrong with this one if it names no error."""
     return WholeAnswer(
-        failure=failure,
+        failure=provider.read_error(frame) or fault,
         usage=provider.read_usage(frame),
         backing=provider.read_backing(frame),
-        served_model=_name(frame.get("model")),
-        upstream_id=_name(frame.get("id")),
-        output_bytes=sum(map(text_bytes, messages)),
+        served_model=name_in(frame.get("model")),
+        upstream_id=name_in(frame.get("id")),
+        output_bytes=sum(map(text_bytes, output)),
+        body=body,
     )
-
-
-def _name(value: Any) -> str | None:
-    return value if isinstance(value, str) and value else None

@@ -1,154 +1,69 @@
-"""A chat request as the gateway sees it: only what it routes, bills or answers by is read and checked.
-
-Everything else in the body passes untouched, known to us or not. What is checked fails with one sentence that
-names the field.
-"""
+"""The chat API: what a request for a completion asks for, as OpenAI spells it and OpenRouter adds to it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import orjson
 
-from proxy.errors import InvalidRequest
+from plugins.contract import Api, Provider, Translator
+from proxy.core import fields
+from proxy.core.answer import WholeAnswer, read_answer
+from proxy.core.answer_stream import AnswerStream
+from proxy.core.api import ApiRequest
+from proxy.core.prompt import measure
+from proxy.core.stream import ChatStream
+from proxy.core.translation import TranslatedStream, translate
+from proxy.errors import GatewayError, InvalidRequest, openai_body
 
 MAX_CHOICES = 128
 """The most choices (`n`) that OpenAI's API accepts."""
 
-MAX_MODELS = 16
-MAX_DEPTH = 128
-_MODEL_ID_LENGTH = 256
-_MEDIA = {
-    "image_url": "image",
-    "input_image": "image",
-    "input_audio": "audio",
-    "audio_url": "audio",
-    "file": "file",
-    "input_file": "file",
-    "video_url": "file",
-    "input_video": "file",
-}
-_TEXT = frozenset({"text", "input_text", "output_text", "refusal", "thinking", "reasoning"})
-_NO_PROMPT = frozenset({"messages", "model", "models", "stream", "stream_options", "metadata", "user"})
-_PAID_SERVICE_TIERS = frozenset({"priority", "fast", "ultrafast"})
+
+class ChatForm:
+    """`POST /chat/completions`."""
+
+    api = Api.CHAT
+
+    def read(self, body: dict[str, Any]) -> ApiRequest:
+        """Read a decoded request."""
+        model, models = fields.model(body), fields.models(body)
+        messages = fields.messages(body)
+        stream = fields.boolean(body, "stream")
+        return ApiRequest(
+            form=self,
+            body=body,
+            model=model,
+            models=models,
+            stream=stream,
+            include_usage=_include_usage(body, stream=stream),
+            max_tokens=_max_tokens(body),
+            choices=fields.integer(body, "n", most=MAX_CHOICES) or 1,
+            prompt=measure(messages, body, besides=frozenset({"messages"})),
+            paid_extras=fields.paid_extras(body),
+        )
+
+    def stream(self, provider: Provider, request: ApiRequest, translator: Translator | None) -> AnswerStream:
+        """Begin to read chunks."""
+        if translator is None:
+            return ChatStream(provider, include_usage=request.include_usage)
+        return TranslatedStream(provider, translator, include_usage=request.include_usage)
+
+    def read_answer(self, provider: Provider, body: bytes, translator: Translator | None) -> WholeAnswer:
+        """Read a completion."""
+        return read_answer(provider, body if translator is None else translate(translator, body))
+
+    def error_body(self, error: GatewayError, request_id: str | None) -> dict[str, Any]:  # noqa: ARG002  Anthropic's has it
+        """Render OpenAI's error object."""
+        return openai_body(error)
+
+    def error_event(self, error: GatewayError, request_id: str | None, *, number: int) -> bytes:  # noqa: ARG002  likewise
+        """Render it as a chunk, on which OpenAI's SDKs raise."""
+        return b"data: %b\n\n" % orjson.dumps(openai_body(error))
 
 
-@dataclass(frozen=True, slots=True)
-class Prompt:
-    """The size of a prompt in what can be counted without a tokenizer.
-
-    `text_bytes` are UTF-8 bytes of messages, tools and schemas: no tokenizer in use makes more than one token
-    of one byte, so they bound the text's tokens.
-    """
-
-    text_bytes: int
-    messages: int
-    images: int = 0
-    audios: int = 0
-    files: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class ChatRequest:
-    """One request for a chat completion."""
-
-    body: dict[str, Any]
-    model: str
-    models: tuple[str, ...]
-    stream: bool
-    include_usage: bool
-    max_tokens: int | None
-    choices: int
-    prompt: Prompt
-    paid_extras: tuple[str, ...]
-
-
-def parse(raw: bytes) -> ChatRequest:
-    """Read a request body; raise `InvalidRequest` for the first thing that is wrong with it."""
-    try:
-        body = orjson.loads(raw)
-    except orjson.JSONDecodeError as exc:
-        raise InvalidRequest(
-            f"The request body is not valid JSON: {exc.msg} (line {exc.lineno}, column {exc.colno})."
-        ) from exc
-    if not isinstance(body, dict):
-        raise InvalidRequest("The request body must be a JSON object.")
-    # orjson reads deeper nests than it writes, and what we cannot write we cannot send on.
-    if raw.count(b"{") + raw.count(b"[") > MAX_DEPTH and _is_deeper(body, MAX_DEPTH):
-        raise InvalidRequest(f"The request body must not be nested deeper than {MAX_DEPTH} levels.")
-    return read(body)
-
-
-def read(body: dict[str, Any]) -> ChatRequest:
-    """Read a request that is already decoded."""
-    model = _model_id(body.get("model"), "model")
-    models = _models(body.get("models"))
-    messages = _messages(body.get("messages"))
-    stream = _boolean(body, "stream")
-    return ChatRequest(
-        body=body,
-        model=model,
-        models=models,
-        stream=stream,
-        include_usage=_include_usage(body, stream=stream),
-        max_tokens=_max_tokens(body),
-        choices=_integer(body, "n", most=MAX_CHOICES) or 1,
-        prompt=_prompt(messages, body),
-        paid_extras=_paid_extras(body, (model, *models)),
-    )
-
-
-def _model_id(value: object, param: str) -> str:
-    if not isinstance(value, str):
-        raise InvalidRequest(f"`{param}` must be a string that names a model.", param=param)
-    if not value or len(value) > _MODEL_ID_LENGTH:
-        raise InvalidRequest(f"`{param}` must have 1 to {_MODEL_ID_LENGTH} characters.", param=param)
-    return value
-
-
-def _models(value: object) -> tuple[str, ...]:
-    if value is None:
-        return ()
-    if not isinstance(value, list) or len(value) > MAX_MODELS:
-        raise InvalidRequest(f"`models` must be a list of at most {MAX_MODELS} model ids.", param="models")
-    return tuple(_model_id(item, "models") for item in value)
-
-
-def _messages(value: object) -> list[Mapping[str, Any]]:
-    if not isinstance(value, list) or not value:
-        raise InvalidRequest("`messages` must be a non-empty list of messages.", param="messages")
-    for index, item in enumerate(value):
-        if not isinstance(item, dict) or not isinstance(item.get("role"), str):
-            raise InvalidRequest(
-                f"`messages[{index}]` must be an object with a `role`.", param=f"messages[{index}]"
-            )
-        content = item.get("content")
-        if content is not None and not isinstance(content, str | list):
-            raise InvalidRequest(
-                f"`messages[{index}].content` must be a string or a list of parts.",
-                param=f"messages[{index}].content",
-            )
-    return value
-
-
-def _boolean(body: Mapping[str, Any], name: str) -> bool:
-    value = body.get(name)
-    if value is None:
-        return False
-    if not isinstance(value, bool):
-        raise InvalidRequest(f"`{name}` must be true or false.", param=name)
-    return value
-
-
-def _integer(body: Mapping[str, Any], name: str, *, most: int) -> int | None:
-    value = body.get(name)
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
-        raise InvalidRequest(f"`{name}` must be a whole number from 1 to {most}.", param=name)
-    return value
+CHAT = ChatForm()
 
 
 def _include_usage(body: Mapping[str, Any], *, stream: bool) -> bool:
@@ -163,81 +78,15 @@ def _include_usage(body: Mapping[str, Any], *, stream: bool) -> bool:
         raise InvalidRequest(
             "`stream_options` is only allowed when `stream` is true.", param="stream_options"
         )
-    return _boolean(options, "include_usage")
+    return fields.boolean(options, "include_usage")
 
 
 def _max_tokens(body: Mapping[str, Any]) -> int | None:
-    most = 10**9
-    old, new = (_integer(body, name, most=most) for name in ("max_tokens", "max_completion_tokens"))
+    names = ("max_tokens", "max_completion_tokens")
+    old, new = (fields.integer(body, name, most=fields.MOST_TOKENS) for name in names)
     if old is not None and new is not None and old != new:
         raise InvalidRequest(
             "`max_tokens` and `max_completion_tokens` must not contradict each other; send one of them.",
             param="max_tokens",
         )
     return new if old is None else old
-
-
-def _prompt(messages: list[Mapping[str, Any]], body: Mapping[str, Any]) -> Prompt:
-    text = 0
-    media = dict.fromkeys(_MEDIA.values(), 0)
-    for message in messages:
-        for name, value in message.items():
-            if name != "content" or not isinstance(value, list):
-                text += _bytes(value)
-                continue
-            for part in value:
-                kind = str(part.get("type")) if isinstance(part, dict) else "text"
-                if kind not in _MEDIA:
-                    text += _bytes(part)
-                    # A kind that we do not know may show what stands behind an address.
-                    media["image"] += kind not in _TEXT
-                    continue
-                media[_MEDIA[kind]] += 1
-                # Whatever stands beside the picture may be read as text.
-                text += sum(_bytes(value) for name, value in part.items() if name not in _MEDIA)
-    # Servers put more than we know of into their chat templates (`documents`, `chat_template`).
-    text += sum(_bytes(value) for name, value in body.items() if name not in _NO_PROMPT and value is not None)
-    return Prompt(text, len(messages), media["image"], media["audio"], media["file"])
-
-
-def _is_deeper(value: object, most: int) -> bool:
-    """Say whether a tree has more than `most` levels, without recursion."""
-    level: list[Any] = [value]
-    for _ in range(most):
-        level = [
-            child
-            for each in level
-            for child in (each.values() if isinstance(each, dict) else each)
-            if isinstance(child, dict | list)
-        ]
-        if not level:
-            return False
-    return True
-
-
-def _bytes(value: object) -> int:
-    if isinstance(value, str):
-        # `isascii` is a flag on the string: the length of an ASCII prompt costs nothing, however long.
-        return len(value) if value.isascii() else len(value.encode())
-    return len(orjson.dumps(value))
-
-
-def _paid_extras(body: Mapping[str, Any], ids: tuple[str, ...]) -> tuple[str, ...]:
-    """Name what the body asks for that costs money on top of the model's tokens."""
-    found = []
-    # A preset is kept in the operator's account at OpenRouter and may name other models and plugins.
-    found += [name for name in ("plugins", "preset") if body.get(name)]
-    if body.get("web_search_options") is not None:
-        found.append("web_search_options")
-    if any(":online" in model for model in ids):
-        found.append(":online")
-    tools = body.get("tools")
-    if isinstance(tools, list) and any(_is_server_tool(tool) for tool in tools):
-        found.append("tools")
-    if str(body.get("service_tier")) in _PAID_SERVICE_TIERS:
-        found.append("service_tier")
-    return tuple(found)
-
-
-def _is_server_tool(tool: object) -> bool:
-    return isinstance(tool, dict) and tool.get("type", "function") not in ("function", "custom")

@@ -45,19 +45,6 @@ _OWN_WORDS = {
     FailureKind.IN_FLIGHT_BUDGET: "The provider {provider} has too many of this gateway's requests in flight.",
     FailureKind.UNREACHABLE: "The provider {provider} cannot be reached.",
 }
-_ELSEWHERE = frozenset(
-    {
-        FailureKind.CREDENTIALS,
-        FailureKind.CREDITS,
-        FailureKind.IN_FLIGHT_BUDGET,
-        FailureKind.FORBIDDEN,
-        FailureKind.NOT_FOUND,
-        FailureKind.TIMEOUT,
-        FailureKind.RATE_LIMIT,
-        FailureKind.PROVIDER,
-        FailureKind.UNREACHABLE,
-    }
-)
 _DEFAULT_RETRY_SECONDS = 2.0
 
 
@@ -78,11 +65,6 @@ def error_for(failure: Failure, provider: str) -> GatewayError:
         should_retry=None if caller_is_wrong else False,
         details={} if caller_is_wrong else {"provider": provider},
     )
-
-
-def may_work_elsewhere(failure: Failure) -> bool:
-    """Say whether another target could serve what this one refused."""
-    return failure.kind in _ELSEWHERE
 
 
 def clean(message: str) -> str:

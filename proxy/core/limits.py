@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from proxy.core.chat import ChatRequest
+from proxy.core.api import ApiRequest
 
 TOKENS_PER_MESSAGE = 16
 """Upper bound of what a chat template adds around one message."""
@@ -48,7 +48,7 @@ def month_ends(now: datetime) -> datetime:
     return datetime(year, month, 1, tzinfo=UTC)
 
 
-def prompt_bound(request: ChatRequest, context_length: int | None, media: MediaTokens) -> int:
+def prompt_bound(request: ApiRequest, context_length: int | None, media: MediaTokens) -> int:
     """Return the most tokens that the prompt can have."""
     prompt = request.prompt
     bound = (
@@ -61,7 +61,7 @@ def prompt_bound(request: ChatRequest, context_length: int | None, media: MediaT
     return bound if context_length is None else min(bound, context_length)
 
 
-def prompt_estimate(request: ChatRequest, context_length: int | None, media: MediaTokens) -> int:
+def prompt_estimate(request: ApiRequest, context_length: int | None, media: MediaTokens) -> int:
     """Return a fair guess of the prompt's tokens, for answers that come without a usage record."""
     prompt = request.prompt
     guess = (
@@ -74,7 +74,7 @@ def prompt_estimate(request: ChatRequest, context_length: int | None, media: Med
     return guess if context_length is None else min(guess, context_length)
 
 
-def output_wish(request: ChatRequest, most: int | None, default: int) -> int:
+def output_wish(request: ApiRequest, most: int | None, default: int) -> int:
     """Return the output cap of one choice: the caller's, else the smaller of the model's and the default."""
     if request.max_tokens is not None:
         return request.max_tokens if most is None else min(request.max_tokens, most)

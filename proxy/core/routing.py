@@ -8,13 +8,13 @@ tier always comes from the catalogue's record, never from the string that was as
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from enum import StrEnum
 from typing import Any
 
 from plugins.contract import ModelInfo, Price, Provider
-from proxy.core.chat import ChatRequest
+from proxy.core.api import ApiRequest
 from proxy.errors import InvalidRequest, NotFound, PaidModel, PermissionDenied, Unavailable
 
 _FREE = Price(Decimal(0), Decimal(0))
@@ -60,10 +60,22 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where to send a request: a catalogue entry, and the id to ask its provider for (with any suffix)."""
+    """Where to send a request: a catalogue entry, and the id to ask its provider for (with any suffix).
+
+    `timeouts` are those, by name and in seconds, that are not its provider's.
+    """
 
     entry: Entry
     model: str
+    timeouts: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One target of a name that the operator has made: a model's id, and the timeouts that are not its provider's."""
+
+    model: str
+    timeouts: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,12 +84,16 @@ class Catalogue:
 
     providers: Mapping[str, Provider]
     entries: Mapping[str, Mapping[str, Entry]]
-    aliases: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    aliases: Mapping[str, Sequence[Member]] = field(default_factory=dict)
 
     def find(self, model: str) -> list[Target]:
         """Return the targets that `model` names, in order; empty when there are none."""
         if model in self.aliases:
-            return [target for member in self.aliases[model] for target in self._find_id(member)]
+            return [
+                replace(target, timeouts=member.timeouts)
+                for member in self.aliases[model]
+                for target in self._find_id(member.model)
+            ]
         return self._find_id(model)
 
     def all(self) -> Iterable[Entry]:
@@ -113,22 +129,29 @@ class Catalogue:
 
 
 def route(
-    request: ChatRequest, catalogue: Catalogue, role: Role, allowed_models: frozenset[str] | None
+    request: ApiRequest, catalogue: Catalogue, role: Role, allowed_models: frozenset[str] | None
 ) -> list[Target]:
     """Return the targets for a request, all of which its caller may use.
 
     Every id in `models` passes the same checks as `model`. Raises `NotFound`, `PermissionDenied` (role, or the
-    key's allowed models), or `Unavailable` while no catalogue has been read yet.
+    key's allowed models), `InvalidRequest` (no provider of these models has the API), or `Unavailable` while no
+    catalogue has been read yet.
     """
-    targets: list[Target] = []
+    targets: dict[tuple[str, str], Target] = {}
     for model in dict.fromkeys((request.model, *request.models)):
-        targets += _permitted(model, catalogue, role, allowed_models)
+        for target in _permitted(model, catalogue, role, allowed_models):
+            targets.setdefault((target.entry.provider, target.model), target)
     if request.paid_extras and not role.may_pay:
         names = ", ".join(f"`{name}`" for name in request.paid_extras)
         raise PaidModel(
             f"{names} costs extra and needs a premium account.", details={"requiredPlan": Role.PREMIUM}
         )
-    return targets
+    api = request.form.api
+    able = [target for target in targets.values() if api in catalogue.providers[target.entry.provider].apis]
+    if not able:
+        message = f"No provider of the model `{request.model}` has the API `{api}`."
+        raise InvalidRequest(message, param="model", code="api_not_supported")
+    return able
 
 
 def with_native_models(

@@ -1,4 +1,4 @@
-"""`POST /v1/chat/completions`."""
+"""What a model is asked: `POST /v1/chat/completions`, `/v1/embeddings`, `/v1/responses` and `/v1/messages`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,11 @@ from sanic.exceptions import RequestCancelled
 
 from proxy.call import ClientGone
 from proxy.completions import Call
-from proxy.core import chat
+from proxy.core.api import Form, parse
+from proxy.core.chat import CHAT
+from proxy.core.embeddings import EMBEDDINGS
+from proxy.core.messages import MESSAGES
+from proxy.core.responses import RESPONSES
 from proxy.gateway import gateway_of
 from proxy.handlers.headers import HotResponse
 
@@ -19,13 +23,36 @@ blueprint = Blueprint("chat", url_prefix="/v1")
 @blueprint.post("/chat/completions")
 async def create_chat_completion(request: Request) -> HTTPResponse | None:
     """Answer a chat request, as a whole or as a stream."""
+    return await _answer(request, CHAT, request.headers.get("authorization"))
+
+
+@blueprint.post("/embeddings", ctx_takes_chat=True)
+async def create_embeddings(request: Request) -> HTTPResponse | None:
+    """Answer with the vectors of texts."""
+    return await _answer(request, EMBEDDINGS, request.headers.get("authorization"))
+
+
+@blueprint.post("/responses", ctx_takes_chat=True)
+async def create_response(request: Request) -> HTTPResponse | None:
+    """Answer a request of OpenAI's newer API, as a whole or as a stream."""
+    return await _answer(request, RESPONSES, request.headers.get("authorization"))
+
+
+@blueprint.post("/messages", ctx_takes_chat=True)
+async def create_message(request: Request) -> HTTPResponse | None:
+    """Answer a request of Anthropic's API, whose clients send the key in a header of its own."""
+    key = request.headers.get("x-api-key")
+    return await _answer(request, MESSAGES, request.headers.get("authorization") or (key and f"Bearer {key}"))
+
+
+async def _answer(request: Request, form: Form, authorization: str | None) -> HTTPResponse | None:
     gateway = gateway_of(request)
-    caller = await gateway.authenticator.caller(request.headers.get("authorization"))
+    caller = await gateway.authenticator.caller(authorization)
     caller.require("chat")
-    call = Call(request.ctx.id, caller, chat.parse(request.body), gateway.clock())
+    call = Call(request.ctx.id, caller, parse(form, request.body), gateway.clock())
     client = StreamingClient(request)
     answer = await gateway.completions.create(call, client)
-    if call.chat.stream:
+    if call.asked.stream:
         await client.close()
         return None
     return HotResponse(answer.body, dict(answer.headers), "application/json")

@@ -26,6 +26,7 @@ REQUEST_HEADERS = (
 )
 EXPOSED_HEADERS = (
     "x-request-id",
+    "x-aipasta-request-id",
     "retry-after",
     "x-should-retry",
     "ratelimit-limit",

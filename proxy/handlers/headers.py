@@ -1,6 +1,7 @@
 """The security headers that every answer carries, errors and streams included: what Helmet sets, in its strict form.
 
-Nothing here is a page, so a browser may run, frame and load nothing of it; an answer that is one says so itself.
+Nothing here is a page, so a browser may run, frame and load nothing of it, and keep no copy; an answer that is a
+page, or that may be kept, says so itself.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from sanic import HTTPResponse
 from sanic.response import BaseHTTPResponse
 
 ALWAYS = {
+    "cache-control": "no-store",
     "content-security-policy": "default-src 'none'; base-uri 'none'; frame-ancestors 'none'; form-action 'none'",
     "cross-origin-opener-policy": "same-origin",
     "cross-origin-resource-policy": "same-origin",
@@ -24,10 +26,9 @@ ALWAYS = {
     "x-xss-protection": "0",
 }
 IN_PRODUCTION = {"strict-transport-security": "max-age=31536000; includeSubDomains"}
-
-
+_WITH_TLS = ALWAYS | IN_PRODUCTION
 _BYTES = tuple((name.encode(), value.encode()) for name, value in ALWAYS.items())
-_BYTES_IN_PRODUCTION = (*_BYTES, *((name.encode(), value.encode()) for name, value in IN_PRODUCTION.items()))
+_BYTES_WITH_TLS = tuple((name.encode(), value.encode()) for name, value in _WITH_TLS.items())
 
 
 class HotResponse(HTTPResponse):
@@ -45,7 +46,7 @@ class HotResponse(HTTPResponse):
 
     def ask_for_tls(self) -> None:
         """Add what production says."""
-        self._kept = _BYTES_IN_PRODUCTION
+        self._kept = _BYTES_WITH_TLS
 
     @property
     def processed_headers(self) -> Iterator[tuple[bytes, bytes]]:
@@ -65,5 +66,7 @@ def add_headers(response: BaseHTTPResponse, *, is_production: bool) -> None:
         if is_production:
             response.ask_for_tls()
         return
-    for name, value in (ALWAYS | IN_PRODUCTION if is_production else ALWAYS).items():
-        response.headers.setdefault(name, value)
+    headers = response.headers
+    for name, value in (_WITH_TLS if is_production else ALWAYS).items():
+        if name not in headers:
+            headers[name] = value

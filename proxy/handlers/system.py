@@ -19,7 +19,7 @@ blueprint = Blueprint("system")
 
 
 @blueprint.get("/")
-async def describe_service(_request: Request) -> HTTPResponse:
+async def describe_service(request: Request) -> HTTPResponse:
     """Say what this is and where its parts are."""
     endpoints = {
         "chat": "/v1/chat/completions",
@@ -29,6 +29,8 @@ async def describe_service(_request: Request) -> HTTPResponse:
         "health": "/health",
         "metrics": "/metrics",
     }
+    if gateway_of(request).settings.serves_docs:
+        endpoints["docs"] = "/docs"
     description = "OpenAI-compatible gateway and account service"
     return _json(
         {"name": "AI Pasta Gateway", "version": VERSION, "description": description, "endpoints": endpoints}

@@ -106,6 +106,8 @@ class Worker:
                 return await waiter.admitted
         except TimeoutError as exc:
             self._abandon(waiter)
+            if waiter.tries:  # the database has answered, and what is missing is held by others
+                raise _held_elsewhere(slice_, waiter) from exc
             raise Unavailable("The database does not answer in time; try again.", retry_after=2) from exc
         except asyncio.CancelledError:
             self._abandon(waiter)
@@ -356,9 +358,13 @@ class Worker:
         waiter.tries += 1
         if self._loop.time() < waiter.patient_until:
             return False
-        short = [rule for rule in waiter.rules if slice_.usable(rule) < rule.need(want.least_output)]
-        waiter.admitted.set_exception(held_elsewhere((short or waiter.rules)[0]))
+        waiter.admitted.set_exception(_held_elsewhere(slice_, waiter))
         return True
+
+
+def _held_elsewhere(slice_: Slice, waiter: Waiter) -> GatewayError:
+    short = [rule for rule in waiter.rules if slice_.usable(rule) < rule.need(waiter.want.least_output)]
+    return held_elsewhere((short or waiter.rules)[0])
 
 
 def _refuse_all(slice_: Slice, error: GatewayError) -> None:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plugins.contract import ChatCall, Price, Provider, ProviderOptions, SelfAnswering, UpstreamRequest
+from plugins.contract import ApiCall, Price, Provider, ProviderOptions, SelfAnswering, UpstreamRequest
 from plugins.demo import MODEL, Demo
 from tests.plugins import recordings
 
@@ -35,7 +35,7 @@ def post(body: Any) -> tuple[int, Any]:
 def ask(said: Any, **more: Any) -> Any:
     """Ask for a whole answer, as a caller of the gateway does."""
     body = {"messages": [{"role": "user", "content": said}], **more}
-    request = DEMO.chat_request(ChatCall(body, MODEL, stream=False, max_tokens=None), None)
+    request = DEMO.api_request(ApiCall(body, MODEL, stream=False, max_tokens=None), None)
     status, found = answer(request)
     assert status == 200
     return orjson.loads(found)

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from plugins.contract import (
-    ChatCall,
+    ApiCall,
+    ChecksKeys,
     FailureKind,
     Head,
     ModelInfo,
@@ -45,7 +46,7 @@ KINDS = {
     "503_html_sim": FailureKind.PROVIDER,
     "504_html_sim": FailureKind.TIMEOUT,
     "503_legacy_loading": FailureKind.PROVIDER,
-    "200_responses_auth_failure": FailureKind.PROVIDER,
+    "200_responses_auth_failure": FailureKind.CREDENTIALS,
 }
 WAITS = {"429_upstream_openai_shape_sim": 2, "429_hub_ratelimit_headers": 55}
 
@@ -82,15 +83,15 @@ def test_routing_fields_of_others() -> None:
         "top_k": 4,
         "seed": 1,
     }
-    call = ChatCall(body=body, model="org/name:fastest", stream=False, max_tokens=None)
-    sent = orjson.loads(ROUTER.chat_request(call, "k").body)
+    call = ApiCall(body=body, model="org/name:fastest", stream=False, max_tokens=None)
+    sent = orjson.loads(ROUTER.api_request(call, "k").body)
     assert sent == {"model": "org/name:fastest", "stream": False, "top_k": 4, "seed": 1}
 
 
 @pytest.mark.parametrize("asked", [{}, {"max_completion_tokens": 9}, {"max_tokens": 9}])
 def test_cap_is_max_tokens(asked: dict[str, int]) -> None:
     """The cap is always sent as max_tokens, the only field that the router documents."""
-    sent = orjson.loads(ROUTER.chat_request(ChatCall(asked, "m", stream=False, max_tokens=7), "k").body)
+    sent = orjson.loads(ROUTER.api_request(ApiCall(asked, "m", stream=False, max_tokens=7), "k").body)
     assert {key: sent[key] for key in sent if key.startswith("max")} == {"max_tokens": 7}
 
 
@@ -246,4 +247,29 @@ def test_no_list_breaks_it(body: bytes) -> None:
 @given(recordings.OBJECTS, st.booleans())
 def test_no_caller_breaks_it(body: dict[str, Any], stream: bool) -> None:  # noqa: FBT001
     """Any body becomes a request."""
-    assert orjson.loads(ROUTER.chat_request(ChatCall(body, "m", stream, None), None).body)["model"] == "m"
+    assert orjson.loads(ROUTER.api_request(ApiCall(body, "m", stream, None), None).body)["model"] == "m"
+
+
+def test_a_failed_response_says_its_status_in_words() -> None:
+    """A refusal inside of a 200 is judged by the status before its words, and any other error as always."""
+    for message, kind in (
+        ('401 "Invalid username or password."', FailureKind.CREDENTIALS),
+        ("429 Too many requests", FailureKind.RATE_LIMIT),
+        ("4011 is a number", FailureKind.PROVIDER),
+        ("boom", FailureKind.PROVIDER),
+    ):
+        failure = ROUTER.read_error({"error": {"code": "server_error", "message": message}})
+        assert failure is not None
+        assert (failure.kind, failure.message) == (kind, message)
+    assert ROUTER.read_error({"error": None}) is None
+
+
+def test_a_key_is_tried_at_a_model_that_nobody_has() -> None:
+    """The router refuses a wrong key before it looks for the model, and a right one costs nothing."""
+    request = ROUTER.key_request("hf_x")
+    assert isinstance(ROUTER, ChecksKeys)
+    assert (request.method, request.path) == ("POST", "/chat/completions")
+    assert request.headers["Authorization"] == "Bearer hf_x"
+    sent = orjson.loads(request.body or b"")
+    assert sent["max_tokens"] == 1
+    assert "no-such" in sent["model"]

@@ -11,17 +11,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plugins.contract import ChatCall, Head, Price, Provider, ProviderOptions, Usage
+from plugins.contract import ApiCall, Head, Price, Provider, ProviderOptions, Usage
 from plugins.openai_compatible import OpenAICompatible, amount, count, seconds
 from tests.plugins import recordings
 
 PLAIN = OpenAICompatible(ProviderOptions("local"))
-CALL = ChatCall(body={"messages": []}, model="m", stream=False, max_tokens=None)
+CALL = ApiCall(body={"messages": []}, model="m", stream=False, max_tokens=None)
 
 
-def body_of(call: ChatCall, provider: OpenAICompatible = PLAIN) -> dict[str, Any]:
+def body_of(call: ApiCall, provider: OpenAICompatible = PLAIN) -> dict[str, Any]:
     """Read back what is sent."""
-    sent: dict[str, Any] = orjson.loads(provider.chat_request(call, None).body)
+    sent: dict[str, Any] = orjson.loads(provider.api_request(call, None).body)
     return sent
 
 
@@ -46,7 +46,7 @@ def test_models_request() -> None:
 @pytest.mark.parametrize("api_key", [None, ""])
 def test_no_key_no_authorization(api_key: str | None) -> None:
     """Without a key no Authorization header is sent."""
-    request = PLAIN.chat_request(CALL, api_key)
+    request = PLAIN.api_request(CALL, api_key)
     assert request.headers == {"Accept-Encoding": "identity", "Content-Type": "application/json"}
 
 
@@ -58,7 +58,7 @@ def test_chat_request_passes_unknown_fields() -> None:
         "provider": {"order": ["x"]},
         "model": "his",
     }
-    request = PLAIN.chat_request(replace(CALL, body=body), "k")
+    request = PLAIN.api_request(replace(CALL, body=body), "k")
     assert (request.method, request.path) == ("POST", "/chat/completions")
     assert orjson.loads(request.body) == {**body, "model": "m", "stream": False}
     assert request.body.startswith(b'{"model":"m"')
@@ -379,7 +379,7 @@ def test_no_list_breaks_it(body: bytes) -> None:
 @given(recordings.OBJECTS, st.booleans(), st.none() | st.integers(1, 10**6))
 def test_no_caller_breaks_it(body: dict[str, Any], stream: bool, cap: int | None) -> None:  # noqa: FBT001
     """Any body becomes a request whose routing, cap and demand for usage are ours."""
-    sent = body_of(ChatCall(body, "m", stream, cap))
+    sent = body_of(ApiCall(body, "m", stream, cap))
     assert (sent["model"], sent["stream"]) == ("m", stream)
     assert sent.get("stream_options", {}).get("include_usage", False) is stream
     if cap is not None:

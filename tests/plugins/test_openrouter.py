@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from plugins.contract import (
-    ChatCall,
+    ApiCall,
+    ChecksKeys,
     Failure,
     FailureKind,
     Head,
@@ -24,7 +25,7 @@ from plugins.openrouter import OpenRouter, read_price
 from tests.plugins import recordings
 
 ROUTER = OpenRouter(ProviderOptions("openrouter", app_url="https://aipasta.example", app_title="AI Pasta"))
-CALL = ChatCall(body={}, model="openai/gpt-4o-mini", stream=False, max_tokens=None)
+CALL = ApiCall(body={}, model="openai/gpt-4o-mini", stream=False, max_tokens=None)
 KINDS = {
     "400_invalid_model": FailureKind.NOT_FOUND,
     "400_missing_messages": FailureKind.INVALID_REQUEST,
@@ -62,9 +63,9 @@ WAITS = {
 }
 
 
-def sent(call: ChatCall) -> dict[str, Any]:
+def sent(call: ApiCall) -> dict[str, Any]:
     """Read back what is sent."""
-    body: dict[str, Any] = orjson.loads(ROUTER.chat_request(call, "k").body)
+    body: dict[str, Any] = orjson.loads(ROUTER.api_request(call, "k").body)
     return body
 
 
@@ -75,7 +76,7 @@ def test_is_a_provider() -> None:
 
 def test_attribution() -> None:
     """The application's name goes with every request, where there is one."""
-    for request in (ROUTER.models_request(None), ROUTER.chat_request(CALL, "k")):
+    for request in (ROUTER.models_request(None), ROUTER.api_request(CALL, "k")):
         assert request.headers["HTTP-Referer"] == "https://aipasta.example"
         assert request.headers["X-OpenRouter-Title"] == "AI Pasta"
     bare = OpenRouter(ProviderOptions("openrouter")).models_request(None)
@@ -253,3 +254,11 @@ def test_no_caller_escapes_the_bound(body: dict[str, Any], price: int) -> None:
     assert Decimal(str(bounds["prompt"])) <= price
     assert Decimal(str(bounds["completion"])) <= price
     assert Decimal(str(bounds["request"])) <= 0
+
+
+def test_a_key_is_tried_where_keys_are_looked_at() -> None:
+    """The list of models is open to everybody, so the key itself is asked for."""
+    request = ROUTER.key_request("sk-or-v1-x")
+    assert isinstance(ROUTER, ChecksKeys)
+    assert (request.method, request.path) == ("GET", "/key")
+    assert request.headers["Authorization"] == "Bearer sk-or-v1-x"

@@ -26,6 +26,9 @@ OSS = "openai/gpt-oss-120b"
 
 PLAIN = "llama3.2:latest"
 KEYS = {"openrouter": ("sk-or-v1-canary",), "huggingface": ("hf_canary",)}
+ONE_TRY = {"retries": {"rounds": 1}, "breaker": {"least_requests": 1_000}}
+"""Every target is tried once, and none is spared, so that a test that asks for failures sees them."""
+
 SECONDS = 10.0
 
 
@@ -94,11 +97,11 @@ async def staged(
 ) -> AsyncIterator[Stage]:
     """Run everything for a while; `timeouts` are the providers', `values` are settings by their names.
 
-    Unless OpenRouter `keeps_records`, nobody can tell afterwards what a cut stream has cost, and estimates stand.
+    Failures are not tried again at the same target unless a test says so. Unless OpenRouter `keeps_records`, nobody can tell afterwards what a cut stream has cost, and estimates stand.
     """
     openrouter = OpenRouter(generation_delay=0.0 if keeps_records else math.inf)
     huggingface, plain = HuggingFace(), OpenAICompatible()
-    values = {"reconcile_seconds": 10.0 if keeps_records else 0.0, **values}
+    values = {"reconcile_seconds": 10.0 if keeps_records else 0.0, "resilience": ONE_TRY, **values}
     async with serving(openrouter, huggingface, plain):
         patience = {"timeouts": dict(timeouts or {})}
         providers = {

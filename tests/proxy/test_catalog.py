@@ -95,7 +95,7 @@ async def test_a_sibling_shares_what_it_has_read(mongodb_uri: str) -> None:
     ):
         assert first.parts.catalog.current.entries == second.parts.catalog.current.entries
         await asyncio.sleep(0.2)
-        assert openrouter.requests.count("GET /api/v1/models") == 1
+        assert openrouter.requests.count("GET /api/v1/models?output_modalities=text,embeddings") == 1
         assert huggingface.requests.count("GET /v1/models") == 1
 
 

@@ -33,7 +33,8 @@ async def test_fifty_of_sixty(mongodb_uri: str) -> None:
         error = assert_openai_error(late, 429, "rate_limit_exceeded")
         assert "Daily request limit" in error["message"]
         assert late.headers["x-should-retry"] == "false"
-        assert int(late.headers["retry-after"]) == 12 * 3600
+        # By the database's clock, which may be some milliseconds behind.
+        assert int(late.headers["retry-after"]) in (12 * 3600, 12 * 3600 + 1)
         assert refused.json()["error"]["code"] == "rate_limit_exceeded"
         assert len(stage.openrouter.books) == 50
         await stage.events(50)

@@ -40,6 +40,8 @@ async def test_tokens_cost_and_endings_are_counted(mongodb_uri: str) -> None:
         books = list(stage.openrouter.books)
         assert value(samples, "aipasta_requests_total", **mine, outcome="completed") == 2
         assert value(samples, "aipasta_requests_total", **mine, outcome="upstream_error") == 1
+        assert value(samples, "aipasta_api_requests_total", api="chat", outcome="completed") == 2
+        assert value(samples, "aipasta_api_requests_total", api="chat", outcome="upstream_error") == 1
         assert value(samples, "aipasta_tokens_total", **mine, kind="prompt") == sum(
             entry.prompt_tokens for entry in books[:2]
         )

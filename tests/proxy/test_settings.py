@@ -181,6 +181,10 @@ def test_production_is_strict(name: str, monkeypatch: pytest.MonkeyPatch) -> Non
         ("JWT_SECRET", "your-super-secret-jwt-key-change-this-in-production"),
         ("MONGODB_URI", ""),
         ("ALLOWED_ORIGINS", "*"),
+        ("ALLOWED_ORIGINS", "https://app.example.com,*"),
+        ("JWT_SECRET", "password-password-password-password"),
+        ("JWT_SECRET", "change-me-to-something-of-32-characters"),
+        ("LOG_LEVEL", "debug"),
     ):
         with monkeypatch.context() as patch:
             patch.setenv(variable, bad)

@@ -11,16 +11,19 @@ import orjson
 from hypothesis import strategies as st
 
 from plugins.contract import (
-    ChatCall,
+    Api,
+    ApiCall,
     Failure,
     FailureKind,
     Head,
     Json,
     ModelInfo,
     Provider,
+    Translator,
     UpstreamRequest,
     Usage,
 )
+from proxy.core.answer_stream import AnswerStream
 from proxy.core.stream import ChatStream
 
 FIXTURES = {
@@ -63,7 +66,16 @@ class FakeProvider:
         """Know no models."""
         raise NotImplementedError
 
-    def chat_request(self, call: ChatCall, api_key: str | None) -> UpstreamRequest:
+    @property
+    def apis(self) -> frozenset[Api]:
+        """Have every API."""
+        return frozenset(Api)
+
+    def translator(self, call: ApiCall) -> Translator | None:  # noqa: ARG002  the signature of the contract
+        """Speak OpenAI's form."""
+        return None
+
+    def api_request(self, call: ApiCall, api_key: str | None) -> UpstreamRequest:
         """Ask for nothing."""
         raise NotImplementedError
 
@@ -103,8 +115,13 @@ def run(
     include_usage: bool = True,
     limit: int = 100_000,
 ) -> Outcome:
-    """Play a stream to its end."""
+    """Play a stream of chunks to its end."""
     stream = ChatStream(provider or FakeProvider(), include_usage=include_usage, max_event_bytes=limit)
+    return play(stream, pieces)
+
+
+def play(stream: AnswerStream, pieces: list[bytes]) -> Outcome:
+    """Play a stream to its end."""
     sent = b"".join([stream.feed(piece) for piece in pieces])
     closing = stream.finish()
     return Outcome(

@@ -11,8 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.core.chat import MAX_DEPTH, ChatRequest, Prompt, parse, read
+from proxy.core import api
+from proxy.core.api import ApiRequest
+from proxy.core.chat import CHAT
+from proxy.core.fields import MAX_DEPTH
 from proxy.core.limits import MediaTokens, prompt_bound
+from proxy.core.prompt import Prompt
 from proxy.errors import InvalidRequest
 from tests.upstreams.ask import read_chat
 
@@ -74,14 +78,18 @@ bodies = st.fixed_dictionaries(
 )
 
 
-def request(**fields: Any) -> ChatRequest:
+def parse(raw: bytes) -> ApiRequest:
+    return api.parse(CHAT, raw)
+
+
+def request(**fields: Any) -> ApiRequest:
     return parse(orjson.dumps({"model": "m", "messages": [HELLO], **fields}))
 
 
 @given(bodies)
 def test_the_bound_covers_what_is_counted(body: dict[str, Any]) -> None:
     """Whatever is said in whatever kind of part, tool or schema, the bound is at least what the simulator counts."""
-    asked = parse(json.dumps(body).encode()) if is_utf8(body) else read(body)
+    asked = parse(json.dumps(body).encode()) if is_utf8(body) else CHAT.read(body)
     assert prompt_bound(asked, None, MEDIA) >= read_chat(body).prompt_tokens
 
 
@@ -116,7 +124,7 @@ def test_no_json_breaks_the_reader(value: Any) -> None:
 
 def attempt(raw: bytes) -> None:
     with contextlib.suppress(InvalidRequest):
-        assert isinstance(parse(raw), ChatRequest)
+        assert isinstance(parse(raw), ApiRequest)
 
 
 @given(st.binary())

@@ -1,38 +1,37 @@
-"""Tests of proxy/core/failures.py: whose words a caller may read, and what is worth trying elsewhere."""
+"""Tests of proxy/core/failures.py: whose words a caller may read."""
 
 from __future__ import annotations
 
 import pytest
 
 from plugins.contract import Failure, FailureKind
-from proxy.core.failures import clean, error_for, may_work_elsewhere
+from proxy.core.failures import clean, error_for
 
-EXPECTED: dict[FailureKind, tuple[int, bool, bool]] = {
-    # kind: status, whether the provider's words are shown, whether another target may serve
-    FailureKind.INVALID_REQUEST: (400, True, False),
-    FailureKind.TOO_LARGE: (413, True, False),
-    FailureKind.CREDENTIALS: (502, False, True),
-    FailureKind.CREDITS: (502, False, True),
-    FailureKind.IN_FLIGHT_BUDGET: (503, False, True),
-    FailureKind.MODERATION: (403, True, False),
-    FailureKind.FORBIDDEN: (502, False, True),
-    FailureKind.NOT_FOUND: (404, True, True),
-    FailureKind.TIMEOUT: (504, True, True),
-    FailureKind.RATE_LIMIT: (429, True, True),
-    FailureKind.PROVIDER: (502, True, True),
-    FailureKind.UNREACHABLE: (503, False, True),
+EXPECTED: dict[FailureKind, tuple[int, bool]] = {
+    # kind: status, whether the provider's words are shown
+    FailureKind.INVALID_REQUEST: (400, True),
+    FailureKind.TOO_LARGE: (413, True),
+    FailureKind.CREDENTIALS: (502, False),
+    FailureKind.CREDITS: (502, False),
+    FailureKind.IN_FLIGHT_BUDGET: (503, False),
+    FailureKind.MODERATION: (403, True),
+    FailureKind.FORBIDDEN: (502, False),
+    FailureKind.NOT_FOUND: (404, True),
+    FailureKind.TIMEOUT: (504, True),
+    FailureKind.RATE_LIMIT: (429, True),
+    FailureKind.PROVIDER: (502, True),
+    FailureKind.UNREACHABLE: (503, False),
 }
 
 
 @pytest.mark.parametrize("kind", FailureKind)
 def test_every_kind_has_its_error(kind: FailureKind) -> None:
-    """The table is complete: each kind has a status, a rule for its words, for fallbacks and for retries."""
-    status, is_shown, elsewhere = EXPECTED[kind]
+    """The table is complete: each kind has a status, and a rule for its words and for the caller's own retries."""
+    status, is_shown = EXPECTED[kind]
     error = error_for(Failure(kind, "the provider's very words"), "acme")
     assert error.status == status
     assert ("very words" in error.message) is is_shown
     assert ("acme" in error.message) is (not is_shown)
-    assert may_work_elsewhere(Failure(kind, "")) is elsewhere
     headers = error.headers()
     is_callers = status in (400, 403, 404, 413)
     assert headers.get("x-should-retry") == (None if is_callers else "false")

@@ -10,14 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.core import limits
-from proxy.core.chat import ChatRequest, parse
+from proxy.core.api import ApiRequest, parse
+from proxy.core.chat import CHAT
 from proxy.core.limits import MediaTokens
 
 MEDIA = MediaTokens(image=6000, audio=20_000, file=100_000)
 
 
-def request(content: Any = "hi", **fields: Any) -> ChatRequest:
-    return parse(orjson.dumps({"model": "m", "messages": [{"role": "user", "content": content}], **fields}))
+def request(content: Any = "hi", **fields: Any) -> ApiRequest:
+    return parse(
+        CHAT, orjson.dumps({"model": "m", "messages": [{"role": "user", "content": content}], **fields})
+    )
 
 
 @given(st.datetimes(datetime(2020, 1, 1), datetime(2100, 1, 1), timezones=st.just(UTC)))  # noqa: DTZ001  made aware there

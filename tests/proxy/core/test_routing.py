@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import orjson
@@ -13,10 +14,12 @@ from hypothesis import strategies as st
 from plugins.contract import ModelInfo, ProviderOptions
 from plugins.huggingface import HuggingFace
 from plugins.openrouter import OpenRouter
-from proxy.core.chat import parse
+from proxy.core import api
+from proxy.core.chat import CHAT
 from proxy.core.routing import (
     Catalogue,
     Entry,
+    Member,
     Role,
     Target,
     Tier,
@@ -31,6 +34,9 @@ PROVIDERS = {
     "openrouter": OpenRouter(ProviderOptions("openrouter")),
     "huggingface": HuggingFace(ProviderOptions("huggingface")),
 }
+
+
+parse = partial(api.parse, CHAT)
 
 
 def entry(provider: str, model: str, tier: Tier = Tier.FREE, **values: Any) -> Entry:
@@ -54,7 +60,11 @@ CATALOGUE = Catalogue(
             each.info.id: each for each in (entry("huggingface", "h/free"), entry("huggingface", "both/have"))
         },
     },
-    {"best": ("a/paid", "h/free"), "deep": ("best",), "h/free": ("a/paid:free",)},
+    {
+        "best": (Member("a/paid"), Member("h/free", {"idle": 5})),
+        "deep": (Member("best"),),
+        "h/free": (Member("a/paid:free"),),
+    },
 )
 
 
@@ -115,9 +125,8 @@ def test_what_nobody_has_is_not_found(model: str) -> None:
 
 
 def test_every_id_passes_the_same_checks() -> None:
-    """`models` may name what `model` may, each once, and one that is forbidden forbids the whole."""
+    """`models` may name what `model` may, each target once, and one that is forbidden forbids the whole."""
     assert named("h/free", models=["h/free", "a/paid:free", "both/have"]) == [
-        "openrouter>a/paid:free",
         "openrouter>a/paid:free",
         "openrouter>both/have",
         "huggingface>both/have",

@@ -11,7 +11,8 @@ from plugins.contract import Failure, FailureKind, Provider, ProviderOptions, Us
 from plugins.huggingface import HuggingFace
 from plugins.openai_compatible import OpenAICompatible
 from plugins.openrouter import OpenRouter
-from proxy.core.stream import MALFORMED, OVERSIZED, TRUNCATED, UNEXPLAINED, ChatStream
+from proxy.core.answer_stream import MALFORMED, OVERSIZED, TRUNCATED, UNEXPLAINED
+from proxy.core.stream import ChatStream
 from tests.proxy.core.streams import (
     DONE,
     FIXTURES,

@@ -155,6 +155,11 @@ async def test_urls_and_methods(mongodb_uri: str) -> None:
             response = await gateway.http.request(method, CHAT)
             assert_openai_error(response, 405, "method_not_allowed")
             assert "POST" in response.headers["allow"]
+        for path in ("/v1/models/a/b", "/api/user/api-keys/0", "/api/models/x", "/health"):
+            response = await gateway.http.request("TRACE", path)
+            allowed = response.headers["allow"].split(", ")
+            assert (response.status_code, "TRACE" in allowed, "OPTIONS" in allowed) == (405, False, True)
+            assert ("GET" in allowed) == ("api-keys" not in path)
         for path in ("/api", "/api/nothing", "/nothing", "/.env", "/v2/chat/completions"):
             response = await gateway.http.get(path)
             assert response.status_code == 404

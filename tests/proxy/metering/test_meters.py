@@ -79,7 +79,8 @@ async def test_a_budget_is_never_overspent(mongodb_uri: str, tmp_path: Path, run
                 return "served"
 
             outcomes = Counter(await asyncio.gather(*(any_request((one, two)[n % 2]) for n in range(120))))
-            assert outcomes["served"] > 20
+            # The budget covers eleven of the largest worst cases at once; how many more there are is the dice's.
+            assert outcomes["served"] + outcomes["refunded"] >= 11
             assert outcomes["InsufficientFunds"] + outcomes["RateLimited"] > 0
         events = await books.events()
         assert sum(event["costPico"] for event in events) <= 10**10

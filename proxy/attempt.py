@@ -1,0 +1,261 @@
+"""One attempt to have a call served: a request to one target, and its answer, read to the end.
+
+A stream goes to the audience as it comes; a whole answer is collected. What the answer has told so far (usage,
+backing, the provider's id for it) stands in the attempt's attributes at every moment, also after a failure or a
+cancellation, because what was used must be settled whatever happens.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from decimal import Decimal
+
+from plugins.contract import ApiCall, Failure, FailureKind, Framing, Translator, UpstreamRequest, Usage
+from proxy.audience import Audience
+from proxy.call import Plan, Services
+from proxy.core.answer_stream import AnswerStream
+from proxy.core.bill import NOTHING, Bill, Served, bill
+from proxy.core.routing import with_native_models
+from proxy.documents import Outcome
+from proxy.health import Admission
+from proxy.metering.contract import AttemptRecord, Progress, Reservation
+from proxy.relay import MAX_ANSWER_BYTES, RelayFailed, UpstreamResponse
+
+NOTE_SECONDS = 2.0
+"""How often a long stream is noted, so that a process that dies leaves a fair estimate behind."""
+
+NOT_A_STREAM = Failure(FailureKind.PROVIDER, "The provider answered a stream as a whole.")
+PAST_THE_CAP = Failure(FailureKind.PROVIDER, "The provider went past the output limit of this request.")
+
+
+class Attempt:
+    """One request to one target.
+
+    `body` is the whole answer, or a stream's last bytes, to be sent when all is settled. `was_reached` says
+    whether the provider may have seen the request, `is_served` that its answer was read to a good end, and
+    `is_abandoned` that reading on was of no use: the client has left.
+    """
+
+    def __init__(
+        self,
+        admission: Admission,
+        plan: Plan,
+        reservation: Reservation,
+        audience: Audience,
+        services: Services,
+    ) -> None:
+        """Prepare; `run` does everything."""
+        self.target = admission.target
+        self._admission = admission
+        self._plan = plan
+        self._reservation = reservation
+        self._audience = audience
+        self._services = services
+        self._endpoint = admission.endpoint
+        self._timeouts = admission.endpoint.timeouts.changed(self.target.timeouts)
+        self._loop = asyncio.get_running_loop()
+        self._began = self._noted_at = self._loop.time()
+        self._started_at = services.clock()
+        self._milliseconds = 0
+        self._status: int | None = None
+        self._stream: AnswerStream | None = None
+        self._translator: Translator | None = None
+        self.was_reached = True
+        self.is_served = False
+        self.is_abandoned = False
+        self.failure: Failure | None = None
+        self.served = Served()
+        self.served_model: str | None = None
+        self.generation_id: str | None = None
+        self.first_token_at: float | None = None
+        self.body = b""
+        self._is_over = False
+
+    @property
+    def is_streaming(self) -> bool:
+        """Say whether a stream is open."""
+        return self._stream is not None and not self._is_over
+
+    @property
+    def events(self) -> int:
+        """Return how many events of a stream the client has got, where its API numbers them."""
+        return self._stream.events if self._stream else 0
+
+    async def run(self, call_began: float) -> Failure | None:
+        """Serve the call, or return why not; the target's whole time counts from the begin of the call."""
+        deadline = call_began + self._timeouts.total
+        try:
+            response = await self._send(deadline - self._began)
+            try:
+                self._read_head(response)
+                self.failure = await self._read(response, deadline)
+            finally:
+                await response.aclose()
+            self.is_served = self.failure is None and not self.is_abandoned
+        except RelayFailed as exc:
+            self.failure, self.was_reached = exc.failure, exc.reached
+        finally:
+            self._is_over = True
+            self._milliseconds = round((self._loop.time() - self._began) * 1000)
+            self._admission.ended(self.failure, is_served=self.is_served)
+        return self.failure
+
+    def bill(self, usage: Usage | None = None) -> Bill:
+        """Make the bill of this attempt, by the provider's own record if it is given."""
+        if not self.was_reached:
+            return NOTHING
+        served = self.served if usage is None else replace(self.served, usage=usage)
+        # Where it was we who lost patience, nobody has said that nothing will be billed.
+        has_failed = self.failure is not None and (
+            self.failure.kind is not FailureKind.TIMEOUT or self.failure.status is not None
+        )
+        estimate = self._reservation.want.prompt_estimate
+        return bill(self.target.entry, served, prompt_estimate=estimate, has_failed=has_failed)
+
+    def record(self, cost: Decimal | None, ending: Outcome | None) -> AttemptRecord:
+        """Return what is kept of this attempt; `ending` is what ended it early, if something did."""
+        outcome = str(self.failure.kind if self.failure else ending or Outcome.COMPLETED)
+        return AttemptRecord(
+            self.target.entry.provider,
+            self.target.model,
+            outcome,
+            self._started_at,
+            self._milliseconds,
+            self._status,
+            self.generation_id,
+            cost,
+        )
+
+    def should_cancel(self) -> bool:
+        """Say whether to stop reading when the client has left: by default where that stops the bill."""
+        policy = self._plan.on_disconnect
+        if policy != "auto":
+            return policy == "cancel"
+        backing = (self._stream.backing if self._stream else None) or self.served.backing
+        return self._endpoint.provider.stops_billing(backing)
+
+    def _request(self) -> UpstreamRequest:
+        reserved, most = self._reservation, self.target.entry.info.max_output_tokens
+        cap = reserved.output_tokens if most is None else min(reserved.output_tokens, most)
+        asked, want = self._plan.asked, self._plan.want
+        body = with_native_models(asked.body, self._plan.targets, self.target)
+        # A provider that honours the price which the hold was computed at cannot cost more than the hold.
+        has_budget = want.key_limits is not None and want.key_limits.has_budget
+        price = want.demand.price if has_budget else None
+        call = ApiCall(body, self.target.model, asked.stream, cap, max_price=price, api=asked.form.api)
+        self._translator = self._endpoint.provider.translator(call)
+        return self._endpoint.provider.api_request(call, self._admission.api_key)
+
+    async def _send(self, time_left: float) -> UpstreamResponse:
+        # Many providers send the head of a whole answer when they have computed it.
+        patience = min(time_left, self._timeouts.first_byte) if self._plan.asked.stream else time_left
+        name, timeouts = self.target.entry.provider, self._timeouts
+        return await self._services.relay.send(name, self._request(), timeouts=timeouts, patience=patience)
+
+    def _read_head(self, response: UpstreamResponse) -> None:
+        self._status = response.status
+        head = self._endpoint.provider.read_head(response.headers)
+        self.generation_id = head.generation_id
+        self.served = Served(backing=head.backing)
+        self._note()
+
+    async def _read(self, response: UpstreamResponse, deadline: float) -> Failure | None:
+        if not 200 <= response.status < 300:  # noqa: PLR2004  success, as HTTP defines it
+            return await self._services.relay.read_failure(self.target.entry.provider, response)
+        if self._plan.asked.stream and not self._is_whole(response):
+            return await self._pump(response, deadline)
+        return await self._collect(response, deadline)
+
+    def _is_whole(self, response: UpstreamResponse) -> bool:
+        """Say whether a body is one document, which nobody who was asked for a stream should send."""
+        is_json = "json" in response.headers.get("content-type", "").lower()
+        return is_json and (self._translator is None or self._translator.framing is not Framing.LINES)
+
+    async def _collect(self, response: UpstreamResponse, deadline: float) -> Failure | None:
+        """Read a whole answer."""
+        try:
+            async with asyncio.timeout_at(deadline):
+                body = await response.read(MAX_ANSWER_BYTES)
+        except TimeoutError:
+            return Failure(FailureKind.TIMEOUT, "The provider did not finish its answer in time.")
+        except RelayFailed:
+            # It was computed and billed as a whole, however little of it has arrived.
+            self.served = replace(self.served, deltas=1, output_bytes=response.received)
+            raise
+        answer = self._plan.asked.form.read_answer(self._endpoint.provider, body, self._translator)
+        self.body = answer.body
+        backing = answer.backing or self.served.backing
+        # A whole answer that failed delivers nothing, so nothing of it is estimated.
+        size = 0 if answer.failure else answer.output_bytes
+        self.served = Served(answer.usage, backing, int(size > 0), size)
+        self.served_model = answer.served_model
+        self.generation_id = self.generation_id or answer.upstream_id
+        return answer.failure or (NOT_A_STREAM if self._plan.asked.stream else None)
+
+    async def _pump(self, response: UpstreamResponse, deadline: float) -> Failure | None:
+        """Pass a stream on, event by event, until it ends."""
+        asked = self._plan.asked
+        stream = self._stream = asked.form.stream(self._endpoint.provider, asked, self._translator)
+        first = min(deadline, self._loop.time() + self._timeouts.first_byte)
+        try:
+            async with asyncio.timeout_at(first) as patience:
+                async for chunk in response.chunks():
+                    await self._pass_on(stream, chunk)
+                    if self.is_abandoned:
+                        return None
+                    if stream.failure is not None or stream.is_done or self._is_past_the_cap(stream):
+                        break
+                    patience.reschedule(min(deadline, self._loop.time() + self._timeouts.idle))
+        except TimeoutError:
+            if self._audience.is_slow:
+                self._audience.is_gone = self.is_abandoned = True
+                return None
+            return Failure(FailureKind.TIMEOUT, "The provider's stream stalled.")
+        finally:
+            self._take_stock(stream)
+        if stream.failure is None and self._is_past_the_cap(stream):
+            return PAST_THE_CAP
+        if stream.failure is None:
+            self.body = stream.finish()
+            response.leave()
+        return stream.failure
+
+    async def _pass_on(self, stream: AnswerStream, chunk: bytes) -> None:
+        """Give the client what some bytes of the provider make, and see what they tell."""
+        out = stream.feed(chunk)
+        if self.first_token_at is None and stream.started:
+            self.first_token_at = self._loop.time()
+            if stream.failure is None:
+                self._admission.has_begun()
+        if out:
+            await self._audience.send(out)
+        # Who serves, and so whether closing stops the bill, may be known only now.
+        self.is_abandoned = self._audience.is_gone and not stream.is_done and self.should_cancel()
+        if self._loop.time() - self._noted_at > NOTE_SECONDS:
+            self._take_stock(stream)
+            self._note()
+
+    def _is_past_the_cap(self, stream: AnswerStream) -> bool:
+        """Say whether a provider goes on after its cap: none makes a delta of less than a token."""
+        cap = self._reservation.output_tokens * self._plan.asked.choices
+        return not stream.is_done and stream.deltas > cap
+
+    def _take_stock(self, stream: AnswerStream) -> None:
+        backing = stream.backing or self.served.backing
+        self.served = Served(stream.usage, backing, stream.deltas, stream.output_bytes)
+        self.served_model = stream.served_model
+        self.generation_id = self.generation_id or stream.upstream_id
+
+    def _note(self) -> None:
+        """Tell the meter how far this has come: it may be all that is left of us."""
+        self._noted_at = self._loop.time()
+        progress = Progress(
+            provider=self.target.entry.provider,
+            model=self.target.model,
+            generation_id=self.generation_id,
+            backing=self.served.backing,
+            deltas=self.served.deltas,
+            output_bytes=self.served.output_bytes,
+        )
+        self._services.meter.note(self._reservation, progress)

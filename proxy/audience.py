@@ -1,0 +1,51 @@
+"""The client's end of a streamed answer: begun once, written by one at a time, and left at any moment."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+
+from proxy.call import Client, ClientGone
+
+_KEEP_ALIVE = b": keep-alive\n\n"
+
+
+class Audience:
+    """Whoever waits for one answer.
+
+    `headers` are those that a stream will begin with; nothing is sent once the client `is_gone`.
+    """
+
+    def __init__(self, client: Client) -> None:
+        """Begin before the first byte."""
+        self._client = client
+        self._loop = asyncio.get_running_loop()
+        self._writing = asyncio.Lock()
+        self._last_sent = self._loop.time()
+        self.headers: Mapping[str, str] = {}
+        self.has_started = False
+        self.is_gone = False
+
+    @property
+    def is_slow(self) -> bool:
+        """Say whether a piece is on its way to the client now, which does not read it."""
+        return self._writing.locked()
+
+    async def send(self, data: bytes) -> None:
+        """Send a piece, the headers first, waiting for a slow reader; take note if the client has left."""
+        if self.is_gone:
+            return
+        try:
+            async with self._writing:
+                if not self.has_started:
+                    self.has_started = True
+                    await self._client.start(self.headers)
+                await self._client.send(data)
+                self._last_sent = self._loop.time()
+        except ClientGone:
+            self.is_gone = True
+
+    async def keep_alive(self, silence: float) -> None:
+        """Send a comment if nothing was sent for that many seconds, so that no proxy cuts the stream."""
+        if self._loop.time() - self._last_sent >= silence and not self.is_slow:
+            await self.send(_KEEP_ALIVE)

@@ -1,0 +1,128 @@
+"""One line for each request: who asked for what, what became of it, how long it took, and what it has cost.
+
+A request for a completion has two ends: that of its HTTP answer, and that of the call, which outlives a client that
+leaves. Its line is written when both are over. Lines name the route and not the path, the last four characters of
+a key and not the key, so that there is nothing in them to hide.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from proxy.logs import one_line
+from proxy.metering.contract import Settlement
+
+QUIET = frozenset({"/health", "/health/ready", "/metrics"})
+"""Probes ask for these every few seconds; as long as they succeed, that is worth a line at the level debug alone."""
+
+CLIENT_LEFT = 499
+"""The status of a request whose client left before it had an answer, as proxies write it."""
+
+
+@dataclass(slots=True)
+class RequestLine:
+    """What is known so far about a request."""
+
+    log: RequestLog
+    request: str
+    method: str
+    route: str
+    fields: dict[str, Any]
+    began: float = field(default_factory=time.perf_counter)
+    open_ends: int = 1
+    status: int | None = None
+    connection: asyncio.Task[Any] | None = None
+
+    def answered(self, status: int, **fields: Any) -> None:
+        """Note the answer; of two, the first is the one that was sent."""
+        if self.status is not None:
+            return
+        self.status = status
+        self.fields["ms"] = round((time.perf_counter() - self.began) * 1000, 1)
+        self.fields |= fields
+        if self.connection is not None:
+            self.connection.remove_done_callback(self.connection_ended)
+        self.end()
+
+    def connection_ended(self, _task: asyncio.Task[Any]) -> None:
+        """Note that there is nobody left to answer."""
+        self.answered(CLIENT_LEFT)
+
+    def end(self) -> None:
+        """Take note that one end of the request is over; write the line after the last."""
+        self.open_ends -= 1
+        if self.open_ends == 0:
+            self.log.write(self)
+
+
+class RequestLog:
+    """The lines of the requests that are being served."""
+
+    def __init__(self, logger: Any | None) -> None:
+        """Write to this logger; without one, nothing is written."""
+        self._logger = logger
+        self._open: dict[str, RequestLine] = {}
+
+    def begin(
+        self, request: str, method: str, route: str, connection: asyncio.Task[Any] | None, **fields: Any
+    ) -> RequestLine | None:
+        """Open a request's line; `connection` is the task that answers, and that its client's leaving ends."""
+        if self._logger is None:
+            return None
+        line = RequestLine(self, request, method, route, fields, connection=connection)
+        self._open[request] = line
+        if connection is not None:
+            connection.add_done_callback(line.connection_ended)
+        return line
+
+    def call_begun(self, request: str) -> None:
+        """Take note that a request has become a call to a provider."""
+        line = self._open.get(request)
+        if line is not None:
+            line.open_ends += 1
+
+    def call_ended(self, request: str, user: str, settlement: Settlement | None) -> None:
+        """Note what became of a call; `None` when no provider was asked."""
+        line = self._open.get(request)
+        if line is None:
+            return
+        line.fields["user"] = user
+        if settlement is not None:
+            line.fields |= _outcome(settlement)
+        line.end()
+
+    def write(self, line: RequestLine) -> None:
+        """Write a line, which is complete."""
+        del self._open[line.request]
+        if self._logger is not None:
+            is_quiet = line.route in QUIET and line.status in (200, None)
+            emit = self._logger.debug if is_quiet else self._logger.info
+            emit(
+                "request",
+                request=line.request,
+                method=line.method,
+                route=line.route,
+                status=line.status,
+                **line.fields,
+            )
+
+
+def _outcome(settlement: Settlement) -> dict[str, Any]:
+    tokens, charge = settlement.bill.tokens, settlement.bill.charge
+    fields = {
+        "model": one_line(settlement.model),
+        "provider": settlement.provider,
+        "outcome": settlement.outcome.value,
+        "prompt_tokens": tokens.prompt,
+        "completion_tokens": tokens.completion,
+        "cost_usd": None if charge.cost is None else f"{charge.cost:f}",
+        "total_ms": settlement.total_ms,
+    }
+    if settlement.first_token_ms is not None:
+        fields["first_token_ms"] = settlement.first_token_ms
+    if settlement.bill.charge.estimated:
+        fields["estimated"] = True
+    return fields

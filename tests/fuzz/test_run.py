@@ -1,0 +1,43 @@
+"""schemathesis finds nothing: no 500, and no answer that the OpenAPI document does not promise.
+
+Here each operation is tried as the most that may call it; `python -m tests.fuzz` tries all as everybody, at length.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from admin_api.openapi.document import OPERATIONS
+from tests.fuzz.run import run, target
+
+SHARES = {
+    "strangers": (
+        "anonymous",
+        r"^/(docs.*|health.*|metrics|api/auth/(register|login|logout|forgot-password|reset-password.*))?$",
+    ),
+    "accounts": ("user", r"^/api/(user|auth/(me|verify|refresh|password))"),
+    "models": ("user", r"^/(v1/|api/models(?!/sync))"),
+    "chats": ("user", r"^/api/chat"),
+    "admins": ("admin", r"^/api/(admin|models/sync)"),
+}
+
+
+def test_every_operation_is_in_one_share() -> None:
+    """Nothing is left out, and nothing is done twice."""
+    for _, path in OPERATIONS:
+        assert sum(re.search(paths, path) is not None for _, paths in SHARES.values()) == 1, path
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("caller", "paths"), SHARES.values(), ids=SHARES)
+def test_no_answer_contradicts_the_document(
+    tmp_path: Path, mongodb_uri: str, caller: str, paths: str
+) -> None:
+    """Right and wrong bodies, parameters and methods get an answer that is described, and never a 500."""
+    with target(tmp_path, mongodb_uri) as gateway:
+        status, report = run(gateway, tmp_path, caller, phases="coverage", paths=paths)
+        assert status == 0, report
+        assert "unhandled exception" not in gateway.server.log.read_text()
