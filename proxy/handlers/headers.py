@@ -6,7 +6,7 @@ page, or that may be kept, says so itself.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 from sanic import HTTPResponse
 from sanic.response import BaseHTTPResponse
@@ -27,20 +27,12 @@ ALWAYS = {
 }
 IN_PRODUCTION = {"strict-transport-security": "max-age=31536000; includeSubDomains"}
 _WITH_TLS = ALWAYS | IN_PRODUCTION
-_CACHING = "cache-control"
-"""The one of them that answers of /v1 may set themselves: streams do."""
-
-
-def _as_bytes(headers: Mapping[str, str]) -> tuple[tuple[bytes, bytes], ...]:
-    return tuple((name.encode(), value.encode()) for name, value in headers.items() if name != _CACHING)
-
-
-_BYTES = _as_bytes(ALWAYS)
-_BYTES_WITH_TLS = _as_bytes(_WITH_TLS)
+_BYTES = {name: (name.encode(), value.encode()) for name, value in ALWAYS.items()}
+_BYTES_WITH_TLS = {name: (name.encode(), value.encode()) for name, value in _WITH_TLS.items()}
 
 
 class HotResponse(HTTPResponse):
-    """An answer of /v1 with the headers of every answer kept as bytes, and set by nobody else but `cache-control`.
+    """An answer of /v1 with the headers of every answer kept as bytes; one that it sets itself wins.
 
     Sanic sets, copies, cleans and encodes each header one by one: 57 us for an answer, and 17 this way.
     """
@@ -60,8 +52,9 @@ class HotResponse(HTTPResponse):
     def processed_headers(self) -> Iterator[tuple[bytes, bytes]]:
         """Iterate over the headers as they are sent."""
         self.headers.setdefault("content-type", self.content_type)
-        self.headers.setdefault(_CACHING, ALWAYS[_CACHING])
-        yield from self._kept
+        for name, encoded in self._kept.items():
+            if name not in self.headers:
+                yield encoded
         for name, value in self.headers.items():
             text = str(value)
             if not text.isprintable():  # what could end the header early is printable nowhere

@@ -18,7 +18,7 @@ from proxy.database import Database
 from proxy.metering.rollups import AMOUNTS, ROLLUPS
 
 DAYS = "usagedays"
-TOP = 100
+TOP = 50
 """So many of a day's users are kept, those with the most tokens."""
 
 _QUICK_MILLISECONDS = 20

@@ -108,7 +108,9 @@ class LeasedMeter:
         if self._current is None or not self._heartbeat.may_admit:
             raise Unavailable("The database does not answer; try again in a moment.", retry_after=2)
         worker = self._current
-        reservation = await worker.reserve(replace(want, at=want.at + self._heartbeat.skew))
+        if self._heartbeat.skew:  # a copy takes 9 us, a fifth of an admission
+            want = replace(want, at=want.at + self._heartbeat.skew)
+        reservation = await worker.reserve(want)
         self._of_request[want.request_id] = worker
         return reservation
 

@@ -111,7 +111,7 @@ async def by_user(
 ) -> list[tuple[str, Used]]:
     """Sum by user, most tokens first, at most `most` of them.
 
-    Who comes into question is decided by the first hundred of each day; what is said of them is exact.
+    Who comes into question is decided by the first fifty of each day; what is said of them is exact.
     """
     match = {"day": {"$gte": _first_day(since)}, "userId": {"$in": found.likely_first(_CANDIDATES * most)}}
     sums = [(str(user), used) for user, used in await _group(database, match, "$userId")]
