@@ -11,6 +11,7 @@ import asyncio
 import signal
 import socket
 from collections.abc import Coroutine
+from contextlib import suppress
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -78,7 +79,8 @@ class _Run:
     async def _serve(self, server: Server) -> None:
         if await self._unless_stopped(start(server)):
             if self._parent is not None:
-                self._parent.send(READY)
+                with suppress(ConnectionError):  # it has ended, and `_hear` hears of it
+                    self._parent.send(READY)
             await self._stop.wait()
             successor = asyncio.create_task(self._give_way(server))
             await stop(server, self._settings.drain_seconds)
@@ -97,9 +99,13 @@ class _Run:
         return True
 
     def _hear(self) -> None:
+        """Take note of what the parent says, or that it has ended."""
         if self._parent is None:
             return
-        if self._parent.recv(16) == MAKE_WAY:
+        said = b""
+        with suppress(ConnectionError):
+            said = self._parent.recv(16)
+        if said == MAKE_WAY:
             self._make_way.set()
             return
         asyncio.get_running_loop().remove_reader(self._parent)
