@@ -234,6 +234,7 @@ def _sanic_config(settings: Settings) -> Config:
             "ACCESS_LOG": False,
             "MOTD": False,
             "FALLBACK_ERROR_FORMAT": "json",
+            "REQUEST_MAX_SIZE": settings.limits.chat_body_bytes,  # proxy.protocol is stricter
             "REQUEST_MAX_HEADER_SIZE": _MOST_HEAD_BYTES,
             # How long an answer that is written may take to be read when its connection is closed with it.
             "GRACEFUL_TCP_CLOSE_TIMEOUT": settings.connections.reader_seconds,
