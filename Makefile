@@ -1,13 +1,14 @@
 # Every task of the project: `make` lists them.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test torture fuzz soak audit check format lock
+.PHONY: help run test torture fuzz soak audit bench bench-streams bench-data profile check format lock
 python := .venv/bin/python
+PEERS ?= litellm portkey nginx
 
 # PYTHON, HOST, PORT and the like may be given as `make run PORT=5001`: make exports what stands on its command line.
 
 help: ## List the tasks
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 run: ## Install what is needed and start the gateway on http://localhost:5000
 	@sh tools/bootstrap.sh run
@@ -32,6 +33,22 @@ audit: ## Look for known vulnerabilities in the locked packages, which needs the
 soak: ## Let a gateway run under mixed traffic and see whether it grows (make soak ARGS="--minutes 10")
 	@sh tools/bootstrap.sh dev
 	@$(python) -m tests.soak $(ARGS)
+
+bench: ## Measure the gateway beside its peers, under ten minutes (alone: make bench PEERS=)
+	@sh tools/bootstrap.sh dev
+	@$(python) -m bench compare $(PEERS) $(ARGS)
+
+bench-streams: ## Hold a thousand streams open on two workers (make bench-streams ARGS="--streams 200")
+	@sh tools/bootstrap.sh dev
+	@$(python) -m bench streams $(ARGS)
+
+bench-data: ## Measure lists and statistics on a large database (make bench-data ARGS="--events 200000")
+	@sh tools/bootstrap.sh dev
+	@$(python) -m bench data $(ARGS)
+
+profile: ## Show where the CPU of a chat and of a stream goes (make profile ARGS="'chat, 1 connection'")
+	@sh tools/bootstrap.sh dev
+	@$(python) -m bench profile $(ARGS)
 
 check: ## Check format, lint, types and the direction of imports
 	@sh tools/bootstrap.sh dev

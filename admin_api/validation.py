@@ -47,7 +47,7 @@ def read_body(request: Request, schema: type[Body], *, limit: int = MAX_BODY_BYT
 
 
 def read_text(request: Request, name: str, *, most: int = 200) -> str | None:
-    """Read a query parameter; raise `InvalidRequest` when it comes twice or has more than `most` characters."""
+    """Read a query parameter; raise `InvalidRequest` when it comes twice or is no text of `most` characters."""
     values = request.get_args(keep_blank_values=True).getlist(name, [])
     if not values:
         return None
@@ -56,6 +56,8 @@ def read_text(request: Request, name: str, *, most: int = 200) -> str | None:
     value = str(values[0])
     if len(value) > most:
         raise InvalidRequest(f"Validation failed: {name}: must have at most {most} characters")
+    if "\x00" in value:
+        raise InvalidRequest(f"Validation failed: {name}: must not contain NUL")
     return value
 
 

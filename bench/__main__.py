@@ -21,7 +21,9 @@ def main() -> int:
     """Run one measurement."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    one = commands.add_parser("compare", help="ours beside its peers; writes bench/results.json and .md")
+    one = commands.add_parser(
+        "compare", help="ours beside its peers; with any, writes bench/results.json and .md"
+    )
     one.add_argument("peers", nargs="*", metavar="PEER", help=f"which of {', '.join(PEERS)}; default: none")
     one.add_argument("--rounds", type=int, default=3)
     one.add_argument("--seconds", type=float, default=2.0, help="of one round")
@@ -61,8 +63,9 @@ def _compare(options: argparse.Namespace) -> int:
     )
     results = uvloop.run(work)
     print(report.markdown(results))
-    if not options.dry:
+    if options.peers and not options.dry:
         report.write(results)
+        print("bench/results.json and bench/results.md are written; `python -m tests.readme` quotes them")
     return 0
 
 

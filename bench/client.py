@@ -18,10 +18,15 @@ import orjson
 from bench.upstream import ANSWER, CHUNKS
 
 _PATIENCE_SECONDS = 60.0
+_PAUSE_SECONDS = 0.2
 
 
 class WrongAnswer(Exception):
     """An answer is not what the provider has sent."""
+
+
+class Refused(Exception):
+    """A gateway says that it cannot serve this now (503)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,10 +63,11 @@ class Target:
 
 @dataclass(slots=True)
 class Times:
-    """What was measured, in seconds: whole answers, and the first byte of each body."""
+    """What was measured, in seconds: whole answers, and the first byte of each body; and how many were refused."""
 
     whole: list[float] = field(default_factory=list)
     first: list[float] = field(default_factory=list)
+    refused: int = 0
 
 
 class Connection(asyncio.Protocol):
@@ -142,8 +148,10 @@ class Connection(asyncio.Protocol):
 
 
 def check(answer: bytes, *, stream: bool) -> None:
-    """Raise `WrongAnswer` unless the answer says all that the provider has said."""
+    """Raise `WrongAnswer` unless the answer says all that the provider has said, or `Refused`."""
     head, _, body = answer.partition(b"\r\n\r\n")
+    if head.startswith(b"HTTP/1.1 503"):
+        raise Refused
     if not head.startswith(b"HTTP/1.1 200"):
         raise WrongAnswer(answer[:500].decode(errors="replace"))
     if b"chunked" in head.lower():
@@ -212,9 +220,15 @@ async def load(
                 began = time.perf_counter()
                 async with asyncio.timeout(_PATIENCE_SECONDS):
                     first, answer = await connection.ask(next(turns))
-                times.whole.append(time.perf_counter() - began)
+                took = time.perf_counter() - began
+                try:
+                    check(answer, stream=stream)
+                except Refused:
+                    times.refused += 1
+                    await asyncio.sleep(_PAUSE_SECONDS)
+                    continue
+                times.whole.append(took)
                 times.first.append(first - began)
-                check(answer, stream=stream)
         finally:
             connection.close()
 

@@ -67,7 +67,7 @@ async def _measure_all(
             continue
         try:
             row = await measure(gateway, scenario, rounds, seconds)
-        except* WrongAnswer as exc:
+        except* WrongAnswer as exc:  # from one of many connections, or from the round as a whole
             reason = " ".join(str(exc.exceptions[0]).split())[:200]
             print(f"{name}: {scenario.name}: {reason}", flush=True)
             failures[scenario.name] = reason
@@ -93,7 +93,8 @@ def _line(name: str, row: Row) -> str:
     cpu = "" if row.cpu_us is None else f"{row.cpu_us:,.0f} us of CPU, "
     mongod = "" if row.mongod_us is None else f"mongod {row.mongod_us:,.0f} us, "
     times = f"median {row.median_ms:.2f} ms, p99 {row.p99_ms:.2f} ms"
-    return f"{name}: {row.scenario}: {cpu}{mongod}{row.per_second:,.0f}/s, {times}"
+    refused = f", {row.refused} refused" if row.refused else ""
+    return f"{name}: {row.scenario}: {cpu}{mongod}{row.per_second:,.0f}/s, {times}{refused}"
 
 
 def _here() -> Results:

@@ -7,14 +7,17 @@ is derived from them (roll-ups, accounts) is derived by the gateway's own functi
 from __future__ import annotations
 
 import random
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
+import bson
 from bson import ObjectId
 from bson.decimal128 import Decimal128
+from bson.raw_bson import RawBSONDocument
 from pymongo.asynchronous.collection import AsyncCollection
 
 from bench.keys import BUDGET, PLENTY
@@ -28,7 +31,7 @@ from proxy.database import Database
 from proxy.documents import ACCOUNTS, EVENTS, Outcome
 from proxy.metering.contract import AttemptRecord, Reservation, Settlement, Want
 from proxy.metering.event import Event, totals_of, usage_event
-from proxy.metering.rollups import ROLLUPS, sums_of
+from proxy.metering.rollups import ROLLUPS, Sums, sums_of
 
 PASSWORD = "a password of the benchmark"  # noqa: S105  it opens nothing but a temporary database
 HEAVY_EMAIL = "heavy@example.com"
@@ -39,6 +42,10 @@ _PRICE = Price(Decimal("0.00000015"), Decimal("0.0000006"))
 _RATE = Decimal(83)
 _LIMITS = UserLimits(10**8, 10**9, 10**12)
 _BATCH = 2_000
+_TIME = struct.Struct("<q")
+_KINDS = 40
+"""So many different events each user has, on as many days and with as many models; the others are like one of them."""
+
 _HEAVY_SHARE = 20
 """The first user has so many times the events and messages of an ordinary one."""
 
@@ -71,9 +78,9 @@ class Sink:
     def __init__(self, database: Database, name: str) -> None:
         """Insert into this collection."""
         self._collection: AsyncCollection[dict[str, Any]] = database[name]
-        self._waiting: list[dict[str, Any]] = []
+        self._waiting: list[dict[str, Any] | RawBSONDocument] = []
 
-    async def add(self, *documents: dict[str, Any]) -> None:
+    async def add(self, *documents: dict[str, Any] | RawBSONDocument) -> None:
         """Insert these, now or a little later."""
         self._waiting += documents
         if len(self._waiting) >= _BATCH:
@@ -116,30 +123,53 @@ def _owners(size: Size) -> Iterator[Owner]:
 
 
 async def _add_events(owner: Owner, sinks: dict[str, Sink], now: datetime, dice: random.Random) -> None:
-    events = [_event(owner, now, dice) for _ in range(owner.events)]
-    await sinks[EVENTS].add(*events)
-    for key, place in sums_of(events).items():
-        await sinks[ROLLUPS].add({"_id": key, **place["names"], **place["amounts"], "thru": {}})
     used: dict[str, int] = {}
     totals: dict[str, int] = {}
-    for event in events:
+    sums: Sums = {}
+    for number in range(_KINDS):
+        copies = owner.events // _KINDS + (number < owner.events % _KINDS)
+        event = _event(owner, now, dice)
+        await sinks[EVENTS].add(*_copies(event, copies, dice))
         for counter, amount in event["windows"].items():
             if not has_ended(counter, now):
-                used[counter] = used.get(counter, 0) + amount
+                used[counter] = used.get(counter, 0) + copies * amount
         for name, amount in totals_of(event).items():
-            totals[name] = totals.get(name, 0) + amount
+            totals[name] = totals.get(name, 0) + copies * amount
+        for key, place in sums_of([event]).items():
+            sum_ = sums.setdefault(key, {"names": place["names"], "amounts": {}})["amounts"]
+            for name, amount in place["amounts"].items():
+                sum_[name] = sum_.get(name, 0) + copies * amount
+    rollups = [{"_id": key, **place["names"], **place["amounts"], "thru": {}} for key, place in sums.items()]
+    await sinks[ROLLUPS].add(*rollups)
     counters = {counter: {"u": amount, "l": 0} for counter, amount in used.items()}
     await sinks[ACCOUNTS].add({"_id": str(owner.user_id), "c": counters, "t": totals, "j": {}, "js": []})
 
 
+def _copies(event: Event, copies: int, dice: random.Random) -> Iterator[RawBSONDocument]:
+    """Repeat an event under other ids, second by second: patched in its encoded form, for that is ten times as fast."""
+    encoded = bytearray(bson.encode(event))
+    id_at = encoded.index(event["_id"].encode())
+    time_at = encoded.index(b"\x09at\x00") + 4
+    (milliseconds,) = _TIME.unpack_from(encoded, time_at)
+    for number in range(copies):
+        encoded[id_at : id_at + len(event["_id"])] = _request_id(dice).encode()
+        _TIME.pack_into(encoded, time_at, milliseconds + 1000 * number)
+        yield RawBSONDocument(bytes(encoded))
+
+
+def _request_id(dice: random.Random) -> str:
+    return f"req_{dice.getrandbits(96):024x}"
+
+
 def _event(owner: Owner, now: datetime, dice: random.Random) -> Event:
-    at = now - timedelta(seconds=dice.randrange(DAYS * 86_400))
+    day = (now - timedelta(days=dice.randrange(DAYS))).replace(hour=0, minute=0, second=0, microsecond=0)
+    at = min(now, day + timedelta(seconds=dice.randrange(80_000)))
     model = _MODELS[min(len(_MODELS) - 1, int(dice.expovariate(0.3)))]
     session = dice.choice(owner.sessions) if dice.random() < 0.1 else None  # noqa: PLR2004  every tenth is a chat
     tokens = Counted(dice.randrange(10, 4_000), dice.randrange(1, 1_000))
     cost = tokens.prompt * _PRICE.prompt + tokens.completion * _PRICE.completion
     want = Want(
-        request_id=f"req_{dice.getrandbits(96):024x}",
+        request_id=_request_id(dice),
         user_id=str(owner.user_id),
         key_id=None if session else str(owner.key_id),
         session_id=None if session is None else str(session),

@@ -7,7 +7,7 @@ import statistics
 import time
 from dataclasses import dataclass
 
-from bench.client import Target, Times, load
+from bench.client import Target, Times, WrongAnswer, load
 from bench.gateways import Running
 from bench.processes import read
 
@@ -53,6 +53,7 @@ class Row:
     median_ms: float
     p99_ms: float
     first_byte_ms: float
+    refused: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,12 +72,17 @@ async def measure(running: Running, scenario: Scenario, rounds: int, seconds: fl
     await ask(target, scenario, max(1.0, seconds / 2))
     if every_key:  # each key has been asked for once, so that what is measured is use and not acquaintance
         await ask(target, scenario, 60.0, most=2 * every_key)
-    cpu, database, rates, times = [], [], [], Times()
+    times = Times()
+    cpu: list[float] = []
+    database: list[float] = []
+    rates: list[float] = []
     for _ in range(rounds):
         before, database_before = _cpu(running.pid), _cpu(running.mongod)
         began = time.perf_counter()
         found = await ask(target, scenario, seconds)
         took, count = time.perf_counter() - began, len(found.whole)
+        if not count:
+            raise WrongAnswer("everything is refused with 503")
         # What a request leaves to be done, the commit above all, belongs to it.
         await asyncio.sleep(0.25)
         cpu.append((_cpu(running.pid) - before) / count)
@@ -84,6 +90,7 @@ async def measure(running: Running, scenario: Scenario, rounds: int, seconds: fl
         rates.append(count / took)
         times.whole += found.whole
         times.first += found.first
+        times.refused += found.refused
     return Row(
         scenario=scenario.name,
         requests=len(times.whole),
@@ -93,6 +100,7 @@ async def measure(running: Running, scenario: Scenario, rounds: int, seconds: fl
         median_ms=statistics.median(times.whole) * 1e3,
         p99_ms=_percentile(times.whole, 0.99) * 1e3,
         first_byte_ms=statistics.median(times.first) * 1e3,
+        refused=times.refused,
     )
 
 

@@ -83,7 +83,7 @@ def tables(found: Profile, lines: int) -> str:
         library[_library(frames)] += count
         for function in {frame.function for frame in frames}:
             total[function] += count
-        mine = next((frame for frame in frames if frame.is_ours and frame.name != "serve"), None)
+        mine = next((frame for frame in frames if frame.is_ours), None)
         of_ours[mine.function if mine else "(the server and its loop)"] += count
         if mine is not None:
             at_line[mine.place] += count
@@ -111,7 +111,7 @@ class _Frame:
 
     @property
     def is_ours(self) -> bool:
-        return self.path.startswith(_OURS)
+        return self.path.startswith(_OURS) and not self.path.endswith("__main__.py")
 
     @property
     def short(self) -> str:

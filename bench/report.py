@@ -69,6 +69,7 @@ def markdown(results: Results) -> str:
             lambda row: f"{row['median_ms']:.2f} / {row['p99_ms']:.2f}",
         ),
         ("Time to the first byte of the body: median, in ms", lambda row: f"{row['first_byte_ms']:.2f}"),
+        ("Requests refused with 503", lambda row: _number(row["refused"])),
     )
     for title, cell in tables:
         parts += ["", f"## {title}", "", _table(results, cell)]

@@ -265,6 +265,14 @@ class KeepsRecords(Protocol):
         """Read that record; `None` while it does not say what was used."""
 
 
+@runtime_checkable
+class ChecksKeys(Protocol):
+    """A provider that shows its models to everybody, and is asked in another way whether it accepts a key."""
+
+    def key_request(self, api_key: str) -> UpstreamRequest:
+        """Describe a request that costs nothing, and that a provider refuses for a wrong key before all else."""
+
+
 @dataclass(frozen=True, slots=True)
 class ProviderOptions:
     """What an operator configures of a provider, given to its plugin's factory."""

@@ -10,12 +10,25 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from plugins.contract import Api, ApiCall, Failure, FailureKind, Head, Json, ModelInfo, Offering, Price, Usage
+from plugins.contract import (
+    Api,
+    ApiCall,
+    Failure,
+    FailureKind,
+    Head,
+    Json,
+    ModelInfo,
+    Offering,
+    Price,
+    UpstreamRequest,
+    Usage,
+)
 from plugins.openai_compatible import OpenAICompatible, amount, count, get, seconds, text
 
 # OpenRouter's words about routing; here the routing is in the id's suffix.
 FOREIGN_FIELDS = ("models", "provider", "plugins", "route", "transforms")
 MILLIONTH = -6
+NOBODYS_MODEL = "aipasta/there-is-no-such-model"
 STATUS_FIRST = re.compile(r"([45]\d\d)\s")
 # The hub's own limit answers with IETF's header, `"api";r=0;t=55`, and without Retry-After.
 RESET = re.compile(r";\s*t=(\d+)")
@@ -75,6 +88,11 @@ class HuggingFace(OpenAICompatible):
         if failure.kind is not FailureKind.RATE_LIMIT or failure.retry_after is not None or reset is None:
             return failure
         return replace(failure, retry_after=seconds(reset[1]))
+
+    def key_request(self, api_key: str) -> UpstreamRequest:
+        """Ask a model that nobody has: the router looks at the key before it looks for the model."""
+        body = {"messages": [{"role": "user", "content": "hi"}]}
+        return self.api_request(ApiCall(body, NOBODYS_MODEL, stream=False, max_tokens=1), api_key)
 
     def base_id(self, model: str) -> str | None:
         """Strip the suffix, a policy (`:fastest`) or a backing (`:groq`)."""

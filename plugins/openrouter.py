@@ -144,6 +144,10 @@ class OpenRouter(OpenAICompatible):
             is_byok=get(record, "is_byok") is True,
         )
 
+    def key_request(self, api_key: str) -> UpstreamRequest:
+        """Ask for what OpenRouter knows of the key; its list of models is open to everybody."""
+        return UpstreamRequest("GET", "/key", self.headers(api_key))
+
     def base_id(self, model: str) -> str | None:
         """Strip one suffix that only steers the routing."""
         base, _, suffix = model.rpartition(":")

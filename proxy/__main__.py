@@ -11,66 +11,108 @@ import gc
 import getpass
 import os
 import secrets
-import socket
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from pydantic import ValidationError
 from pymongo.errors import PyMongoError
 
-from admin_api import documents, migration
+from admin_api import audit, documents, migration
 from admin_api.auth import service as accounts
 from admin_api.auth.hashing import PasswordHasher
 from admin_api.users import service as keys
 from admin_api.users.schemas import NewApiKey
 from plugins.registry import PluginError
-from proxy import database, logs
+from proxy import database, logs, metrics
 from proxy.core.routing import Role
 from proxy.database import Database, DatabaseError
+from proxy.doctor import Doctor, Finding, Verdict
 from proxy.documents import SHARED, User
 from proxy.errors import GatewayError
+from proxy.listener import allow_connections, check_address, listen
 from proxy.metering.journal import JournalError
 from proxy.metering.verify import Drift, verify
 from proxy.mongod import EmbeddedMongod, MongodError, embedded_mongod
-from proxy.server import App, create_app, utc_now
+from proxy.relay import Relay
+from proxy.server import App, create_app, endpoints, utc_now
+from proxy.serving import run
 from proxy.settings import Settings, SettingsError, load
+from proxy.workers import Post, Workers
 
 _MOST_KEYS = 1_000
-_BACKLOG = 2_048
-"""Connections that may wait to be accepted; one that finds the line full is delayed by a second or many."""
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; return the exit status."""
     options = _parser().parse_args(arguments)
-    try:
+
+    def command() -> int:
         settings = load()
         logs.configure(settings.log_level, settings.secrets())
         status: int = options.command(settings, options)
+        return status
+
+    return _reporting(command)
+
+
+def _reporting(command: Callable[[], int]) -> int:
+    """Do something, and turn what the operator can mend into one line."""
+    try:
+        return command()
     except (SettingsError, MongodError, DatabaseError, JournalError, PluginError, GatewayError) as exc:
         print(f"error: {exc}", file=sys.stderr)
         return 1
     except PyMongoError as exc:
         print(f"error: the database went away: {' '.join(str(exc).split())[:200]}", file=sys.stderr)
-        return 1
     except ValidationError as exc:
         reasons = ", ".join(item["msg"].removeprefix("Value error, ") for item in exc.errors())
         print(f"error: {reasons}", file=sys.stderr)
-        return 1
-    return status
+    return 1
 
 
 def serve(settings: Settings, _options: argparse.Namespace) -> int:
     """Serve until SIGTERM or Ctrl-C."""
-    listener = _listen(settings)
+    check_address(settings)
+    allow_connections()
     with _mongodb(settings) as (uri, embedded):
-        app = create_app(settings, uri, embedded=embedded)
-        app.after_server_start(_announce(settings, embedded))
+        if settings.workers == 1:
+            app = create_app(settings, uri, embedded=embedded)
+            app.after_server_start(_announce(settings, embedded))
+            app.after_server_start(_spare_the_collector)
+            run(app, listen(settings), settings)
+            return 0
+        with TemporaryDirectory(prefix="aipasta-metrics-") as folder:
+            work = partial(_serve_as_worker, settings, (uri, embedded), Path(folder))
+            shared_port = settings.port if settings.reuse_port else None
+            return Workers(
+                work, settings.workers, drain_seconds=settings.drain_seconds, shared_port=shared_port
+            ).run()
+
+
+def _serve_as_worker(
+    settings: Settings,
+    database_at: tuple[str, EmbeddedMongod | None],
+    folder: Path,
+    post: Post,
+) -> int:
+    """Serve as one of several workers; the first one says so."""
+    uri, embedded = database_at
+    metrics.share(folder, post.number)
+
+    def work() -> int:
+        app = create_app(settings, uri, embedded=embedded, metrics=metrics.Metrics(folder))
+        if post.is_first:
+            app.after_server_start(_announce(settings, embedded))
         app.after_server_start(_spare_the_collector)
-        app.run(sock=listener, single_process=True, backlog=_BACKLOG, access_log=False, motd=False)
-    return 0
+        run(app, listen(settings), settings, parent=post.line)
+        return 0
+
+    return _reporting(work)
 
 
 async def _spare_the_collector(_app: App) -> None:
@@ -91,7 +133,8 @@ def create_key(settings: Settings, options: argparse.Namespace) -> int:
         if user is None or user.id is None:
             raise SettingsError(f"no user has the e-mail {options.email}")
         wish = NewApiKey(name=options.name, expiresIn="never")
-        secret, _ = await keys.create_api_key(user.id, wish, most=_MOST_KEYS, now=utc_now())
+        secret, key = await keys.create_api_key(user.id, wish, most=_MOST_KEYS, now=utc_now())
+        await audit.record_of_operator("operator.key_created", target=str(key.id), now=utc_now())
         print(secret)
 
     return _with_database(settings, create)
@@ -103,6 +146,7 @@ def create_admin(settings: Settings, options: argparse.Namespace) -> int:
     async def create(_store: Database) -> None:
         existing = await User.find_one(User.email == options.email.strip().lower())
         if existing is not None:
+            await audit.record_of_operator("operator.admin_made", target=str(existing.id), now=utc_now())
             await existing.update({"$set": {"role": Role.ADMIN, "isActive": True, "updatedAt": utc_now()}})
             print(f"{existing.email} is an admin now; the password is unchanged")
             return
@@ -156,10 +200,45 @@ def verify_ledger(settings: Settings, _options: argparse.Namespace) -> int:
     return 1 if drifts else 0
 
 
+def examine(settings: Settings, _options: argparse.Namespace) -> int:
+    """Look at everything that the gateway needs; the exit status says whether it can serve."""
+    hide = logs.hide(settings.secrets())
+    problems = 0
+
+    def show(finding: Finding) -> None:
+        nonlocal problems
+        problems += finding.verdict is Verdict.PROBLEM
+        shown = hide(None, "", {"text": finding.text, "advice": finding.advice})
+        print(f"{finding.verdict:8} {finding.subject:24} {shown['text']}", flush=True)
+        if finding.advice:
+            print(f"{'':33} -> {shown['advice']}", flush=True)
+
+    async def look(uri: str | None) -> None:
+        relay = Relay(endpoints(settings, utc_now))
+        doctor = Doctor(settings, relay, [*SHARED, *documents()], clock=utc_now)
+        async for finding in doctor.examine(uri):
+            show(finding)
+        await relay.aclose()
+
+    try:
+        with _mongodb(settings) as (uri, _):
+            asyncio.run(look(uri))
+    except MongodError as exc:
+        show(Finding(Verdict.PROBLEM, "database", str(exc), "Mend that, or set MONGODB_URI."))
+        asyncio.run(look(None))
+    print(
+        "the gateway can serve" if problems == 0 else f"{problems} to be mended before the gateway can serve"
+    )
+    return 1 if problems else 0
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m proxy", description="The AI Pasta gateway.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     commands.add_parser("serve", help="serve until SIGTERM or Ctrl-C").set_defaults(command=serve)
+    commands.add_parser(
+        "doctor", help="look at configuration, database, providers, clock and disk, and say what to do"
+    ).set_defaults(command=examine)
     commands.add_parser(
         "migrate", help="take over a database of the original AI Pasta backend; again does nothing"
     ).set_defaults(command=migrate)
@@ -179,19 +258,6 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _listen(settings: Settings) -> socket.socket:
-    family = socket.AF_INET6 if ":" in settings.listen_host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((settings.listen_host, settings.port))
-    except OSError as exc:
-        listener.close()
-        address = f"{settings.listen_host}:{settings.port}"
-        raise SettingsError(f"HOST, PORT: cannot listen on {address}: {exc.strerror}") from exc
-    return listener
-
-
 @contextmanager
 def _mongodb(settings: Settings) -> Iterator[tuple[str, EmbeddedMongod | None]]:
     """Yield where the database is; without MONGODB_URI it is a child of ours."""
@@ -207,7 +273,7 @@ def _with_database(settings: Settings, work: Callable[[Database], Awaitable[None
         client = database.connect(uri)
         store = database.database_of(client, settings.database)
         try:
-            await database.prepare(store, SHARED)
+            await database.prepare(store, [*SHARED, *documents()])
             await work(store)
         finally:
             await client.close()

@@ -19,7 +19,7 @@ from sanic import Sanic
 from sanic.exceptions import RequestCancelled
 
 from proxy import background, database, logs
-from proxy.errors import PayloadTooLarge, RequestTimeout, Unavailable, envelope, openai_body
+from proxy.errors import PayloadTooLarge, RequestTimeout, Unavailable, anthropic_body, envelope, openai_body
 from proxy.server import App, create_app, utc_now
 from proxy.settings import Settings, SettingsError, load
 
@@ -51,10 +51,11 @@ def application() -> Application:
 class Application:
     """An ASGI application."""
 
-    def __init__(self, settings: Settings, mongodb_uri: str) -> None:
-        """Serve with these settings from this database."""
+    def __init__(self, settings: Settings, mongodb_uri: str, *, body_seconds: float = BODY_SECONDS) -> None:
+        """Serve with these settings from this database; a body may take so long to arrive."""
         self._settings = settings.model_copy(update={"metering": "direct"})
         self._uri = mongodb_uri
+        self._body_seconds = body_seconds
         self._life: _Life | None = None
         self._starting = asyncio.Lock()
 
@@ -70,7 +71,7 @@ class Application:
             except (Unavailable, StartFailed) as exc:
                 await _refuse(scope, send, exc)
                 return
-            await _Conversation(app, receive, send).hold(scope)
+            await _Conversation(app, receive, send, body_seconds=self._body_seconds).hold(scope)
 
     async def _live(self, receive: Receive, send: Send) -> None:
         while True:
@@ -141,11 +142,11 @@ class _Life:
 class _Conversation:
     """One request and its answer, between the server's messages and Sanic."""
 
-    def __init__(self, app: App, receive: Receive, send: Send) -> None:
+    def __init__(self, app: App, receive: Receive, send: Send, *, body_seconds: float) -> None:
         self._app = app
         self._receive = receive
         self._send = send
-        self._deadline = asyncio.get_running_loop().time() + BODY_SECONDS
+        self._deadline = asyncio.get_running_loop().time() + body_seconds
         self._room: int = app.ctx.gateway.settings.limits.chat_body_bytes
         self._is_read = asyncio.Event()
         self._is_answered = False
@@ -226,8 +227,11 @@ async def _refuse(scope: Message, send: Send, cause: Exception) -> None:
     """Answer a request that came before the gateway could be started."""
     log.error("the gateway cannot be started", cause=str(cause))
     error = Unavailable("This gateway is starting; try again.", retry_after=1)
-    is_v1 = f"{scope['path']}/".startswith("/v1/")
-    body = openai_body(error) if is_v1 else envelope(error, now=utc_now())
+    path = f"{scope['path']}/"
+    if path.startswith("/v1/messages/"):
+        body = anthropic_body(error, None)
+    else:
+        body = openai_body(error) if path.startswith("/v1/") else envelope(error, now=utc_now())
     headers = {"content-type": "application/json", **error.headers()}
     pairs = [(name.encode(), value.encode()) for name, value in headers.items()]
     await send({"type": "http.response.start", "status": error.status, "headers": pairs})

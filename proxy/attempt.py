@@ -218,6 +218,7 @@ class Attempt:
             return PAST_THE_CAP
         if stream.failure is None:
             self.body = stream.finish()
+            response.leave()
         return stream.failure
 
     async def _pass_on(self, stream: AnswerStream, chunk: bytes) -> None:

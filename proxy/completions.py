@@ -63,7 +63,7 @@ class Completions:
         return self._is_draining
 
     async def start(self) -> None:
-        """Begin to keep silent streams alive."""
+        """Begin to keep silent streams alive, and the metrics of what changes with time."""
         self._ticker = asyncio.create_task(self._keep_alive(), name="keep-alive")
 
     async def create(self, call: Call, client: Client) -> Answer:
@@ -129,6 +129,7 @@ class Completions:
         tick = min(_TICK_SECONDS, self._keep_alive_seconds)
         while True:
             await asyncio.sleep(tick)
+            self._services.health.report_keys()
             for exchange in list(self._running.values()):
                 with contextlib.suppress(TimeoutError):
                     # A reader that is too slow even for a comment must not keep the others waiting.

@@ -100,6 +100,9 @@ class User(Document):
         indexes: ClassVar = [
             IndexModel([("email", ASCENDING)], unique=True, name="email"),
             IndexModel([("passwordReset.digest", ASCENDING)], sparse=True, name="reset"),
+            IndexModel([("createdAt", DESCENDING), ("_id", DESCENDING)], name="time"),
+            IndexModel([("stats.lastActive", DESCENDING), ("_id", DESCENDING)], name="activity"),
+            IndexModel([("role", ASCENDING), ("createdAt", DESCENDING)], name="role"),
             IndexModel(
                 [("deletionRequestedAt", ASCENDING)],
                 partialFilterExpression={"deletionRequestedAt": {"$type": "date"}},

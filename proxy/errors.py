@@ -12,6 +12,7 @@
     |  |- Conflict              409
     |  |- PayloadTooLarge       413
     |  |- UnsupportedMedia      415
+    |  |- HeadTooLarge          431, the request's headers
     |  `- ContentPolicy         403, the provider's moderation refused
     |- LimitReached             the caller is right, but has used up what he may
     |  |- RateLimited           429
@@ -190,6 +191,14 @@ class UnsupportedMedia(CallerError):
     status = 415
     code = "unsupported_media_type"
     api_code = "UNSUPPORTED_MEDIA_TYPE"
+
+
+class HeadTooLarge(CallerError):
+    """The request line and the headers are larger than anybody needs."""
+
+    status = 431
+    code = "headers_too_large"
+    api_code = "HEADERS_TOO_LARGE"
 
 
 class LimitReached(GatewayError):

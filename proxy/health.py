@@ -7,9 +7,8 @@ every provider. All of it is in memory and this process's own: each worker learn
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import structlog
@@ -90,10 +89,7 @@ class Health:
         self._standings: dict[tuple[str, str], Standing] = {}
         share, burst = rules.retries.budget, rules.retries.burst
         self._budgets = {name: RetryBudget(share, burst) for name in endpoints}
-        clock = asyncio.get_running_loop().time
-        for name, endpoint in endpoints.items():
-            count = partial(_count_set_aside, endpoint, clock)
-            metrics.keys_set_aside.labels(name).set_function(count)
+        self.report_keys()
 
     def admit(self, target: Target, *, is_retry: bool) -> Admission | Spared:
         """Admit a request to a target, unless its breaker is open or its provider's retries are used up."""
@@ -110,6 +106,12 @@ class Health:
             budget.deposit()
         standing.report()
         return Admission(self, target, self._endpoints[standing.name], standing, ticket)
+
+    def report_keys(self) -> None:
+        """Tell the metrics how many keys are set aside now; that changes with time alone, too."""
+        now = asyncio.get_running_loop().time()
+        for name, endpoint in self._endpoints.items():
+            self.metrics.keys_set_aside.labels(name).set(endpoint.keyring.count_set_aside(now))
 
     def view(self, name: str) -> dict[str, Any]:
         """Show a provider's keys, and those of its targets that are spared or probed now."""
@@ -134,10 +136,6 @@ class Health:
             # As many as the catalogue has models, and no more: a target is an entry of it.
             standing = self._standings[key] = Standing(*key, self._policy, self.metrics)
         return standing
-
-
-def _count_set_aside(endpoint: Endpoint, clock: Callable[[], float]) -> int:
-    return endpoint.keyring.count_set_aside(clock())
 
 
 class Admission:
@@ -200,4 +198,5 @@ class Admission:
         usual = spared.refused if was_refused else spared.limited
         seconds = min(spared.longest, usual if failure.retry_after is None else failure.retry_after)
         keyring.set_aside(self.api_key, now, seconds, was_refused=was_refused)
+        self._health.report_keys()
         log.warning("an API key is set aside", provider=self._standing.name, cause=str(failure.kind))

@@ -100,6 +100,11 @@ def hide(secrets: Iterable[str]) -> Processor:
     return processor
 
 
+def looks_secret(text: str) -> bool:
+    """Say whether a text holds something that has the shape of a key or a token."""
+    return _LOOKS_SECRET.search(text) is not None
+
+
 def tame(_logger: Any, _method: str, fields: Fields) -> Fields:
     """Make every value one bounded piece of a line; a stack trace keeps its lines, each of them indented."""
     for name, value in fields.items():

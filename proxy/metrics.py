@@ -1,12 +1,18 @@
 """Every Prometheus metric of the gateway, declared once, with label sets that no client can widen.
 
 Model labels are the catalogue's ids: a request for an unknown model never gets as far as a label.
+
+Alone, a process keeps its metrics in memory. Several workers keep them in mapped files that `kill -9` takes nothing
+from, so that whichever is scraped knows of all; the dozen observations of a request then cost 36 us of CPU, not 24
+(measured). A worker that replaces another one goes on with its counters, and so their number stays what it was.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 from prometheus_client import (
     CollectorRegistry,
@@ -15,7 +21,9 @@ from prometheus_client import (
     Histogram,
     disable_created_metrics,
     generate_latest,
+    values,
 )
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
 _LATENCY_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 _TARGET = ("provider", "model")
@@ -36,11 +44,22 @@ class CallSeries:
     cost: Counter
 
 
-class Metrics:
-    """The metrics of one process."""
+def share(folder: Path, worker: int) -> None:
+    """Keep the metrics that this process makes from now on in files of a folder, as those of a worker's number.
 
-    def __init__(self) -> None:
+    The library reads where they are from the environment alone, and would choose by it at its import.
+    """
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)
+    mark_process_dead(worker, str(folder))  # type: ignore[no-untyped-call]  # the library has no annotation here
+    values.ValueClass = values.MultiProcessValue(lambda: worker)  # type: ignore[no-untyped-call]  # likewise
+
+
+class Metrics:
+    """The metrics of one process, and those of its siblings where they share a folder."""
+
+    def __init__(self, folder: Path | None = None) -> None:
         """Register everything in a registry of its own, so that several apps can live in one process."""
+        self._folder = folder
         disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for every counter, of no use to anybody here
         self.registry = CollectorRegistry()
         self._of_calls: dict[tuple[str, str, str], CallSeries] = {}
@@ -78,6 +97,7 @@ class Metrics:
             "aipasta_breaker_state",
             "State of a target's circuit breaker: 0 closed, 1 half-open, 2 open.",
             _TARGET,
+            multiprocess_mode="livemax",
             registry=self.registry,
         )
         self.breaker_changes = self._counter(
@@ -89,6 +109,7 @@ class Metrics:
             "aipasta_keys_set_aside",
             "API keys of a provider that were refused or limited and are not used now.",
             ("provider",),
+            multiprocess_mode="livemax",
             registry=self.registry,
         )
         self.upstream_duration = Histogram(
@@ -137,28 +158,41 @@ class Metrics:
             registry=self.registry,
         )
         self.in_flight = Gauge(
-            "aipasta_requests_in_flight", "Requests being served now.", registry=self.registry
+            "aipasta_requests_in_flight",
+            "Requests being served now.",
+            multiprocess_mode="livesum",
+            registry=self.registry,
         )
         self.journal_backlog = Gauge(
             "aipasta_journal_backlog_events",
             "Events that the database does not know yet.",
+            multiprocess_mode="livesum",
             registry=self.registry,
         )
         self.open_holds = Gauge(
-            "aipasta_open_holds", "Requests that hold something of their limits now.", registry=self.registry
+            "aipasta_open_holds",
+            "Requests that hold something of their limits now.",
+            multiprocess_mode="livesum",
+            registry=self.registry,
         )
         self.ledger_drift = Gauge(
             "aipasta_ledger_drift",
             "Counters that are not the sum of their events, in the last sample checked; should stay 0.",
+            multiprocess_mode="livemax",
             registry=self.registry,
         )
         self.models = Gauge(
-            "aipasta_catalogue_models", "Models in the catalogue.", ("provider",), registry=self.registry
+            "aipasta_catalogue_models",
+            "Models in the catalogue.",
+            ("provider",),
+            multiprocess_mode="livemax",
+            registry=self.registry,
         )
         self.catalog_age = Gauge(
             "aipasta_catalogue_age_seconds",
             "Seconds since a provider's model list was last read.",
             ("provider",),
+            multiprocess_mode="livemax",
             registry=self.registry,
         )
 
@@ -183,7 +217,18 @@ class Metrics:
 
     def render(self) -> bytes:
         """Return the exposition in Prometheus' text format."""
-        return generate_latest(self.registry)
+        return generate_latest(self._all())
+
+    def value(self, name: str) -> float:
+        """Return the present value of a metric that has no labels."""
+        return self._all().get_sample_value(name) or 0.0
+
+    def _all(self) -> CollectorRegistry:
+        if self._folder is None:
+            return self.registry
+        registry = CollectorRegistry()
+        MultiProcessCollector(registry, path=str(self._folder))  # type: ignore[no-untyped-call]  # likewise
+        return registry
 
     def _counter(self, name: str, help_text: str, labels: tuple[str, ...]) -> Counter:
         return Counter(name, help_text, labels, registry=self.registry)

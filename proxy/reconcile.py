@@ -39,9 +39,11 @@ class Reconciler:
         deadline = loop.time() + self._patience
         while not self._in_hurry.is_set():
             asked_at = loop.time()
-            usage = await self._ask(provider, generation_id)
-            if usage is not None:
-                return usage
+            # Only the account that made a generation can see it, and which of ours that was may have died with a process.
+            for key in self._relay.endpoints[provider].api_keys or (None,):
+                usage = await self._ask(provider, generation_id, key)
+                if usage is not None:
+                    return usage
             # By when we asked, not by now: a process that was stopped for a minute asks once more.
             if asked_at + delay > deadline:
                 log.info("a generation has no record", provider=provider, generation=generation_id)
@@ -50,13 +52,13 @@ class Reconciler:
             delay = min(delay * 2, _LONGEST_DELAY)
         return None
 
-    async def _ask(self, name: str, generation_id: str) -> Usage | None:
+    async def _ask(self, name: str, generation_id: str, api_key: str | None) -> Usage | None:
         endpoint = self._relay.endpoints[name]
         plugin = endpoint.provider
         if not isinstance(plugin, KeepsRecords):
             return None
         try:
-            request = plugin.generation_request(generation_id, endpoint.next_key())
+            request = plugin.generation_request(generation_id, api_key)
             status, _, body = await self._relay.fetch(name, request)
         except RelayFailed:
             return None

@@ -1,38 +1,30 @@
 """Performs what plugins describe: the only module that talks to providers.
 
-The seam to the outside world is one method, `httpx.AsyncBaseTransport.handle_async_request`. Its engine is
-aiohttp, because httpx's own pool does not survive cancelled requests and costs twelve times the CPU. Foreign
-exceptions become `RelayFailed` here and nowhere else.
+Foreign exceptions become `RelayFailed` here and nowhere else.
 """
 
 from __future__ import annotations
 
 import asyncio
-import secrets
-import ssl
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+import functools
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
 from urllib.parse import urlsplit
 
 import aiohttp
 import httpx
-from httpx_aiohttp import AiohttpTransport
 
-from plugins.contract import Failure, FailureKind, Provider, SelfAnswering, UpstreamRequest
+from plugins.contract import Failure, FailureKind, Provider, UpstreamRequest
 from proxy.core.keyring import Keyring
 from proxy.routes import Timeouts
+from proxy.transport import Body
 
 MAX_ANSWER_BYTES = 64 * 2**20
 _MAX_ERROR_BYTES = 64 * 2**10
-_MAX_HEADER_BYTES = 32 * 2**10
-_KEEP_ALIVE_SECONDS = 20.0
 
 ENCODED = Failure(
     FailureKind.PROVIDER, "The provider's answer has a content encoding that was not asked for."
 )
-
-Clock = Callable[[], datetime]
 
 _FAILURES: tuple[tuple[type[BaseException], FailureKind, str], ...] = (
     (aiohttp.ClientConnectorError, FailureKind.UNREACHABLE, "no connection"),
@@ -97,7 +89,11 @@ class UpstreamResponse:
         """Wrap a response whose headers have arrived."""
         self._response = response
         self.status = response.status_code
-        self.headers: Mapping[str, str] = {name.lower(): value for name, value in response.headers.items()}
+        # httpx guesses an encoding for each look at the headers; HTTP knows one.
+        raw = response.headers.raw
+        self.headers: Mapping[str, str] = {
+            name.decode("latin-1").lower(): value.decode("latin-1") for name, value in raw
+        }
         self.received = 0
         self._closed = False
 
@@ -122,6 +118,12 @@ class UpstreamResponse:
                 raise RelayFailed(Failure(FailureKind.PROVIDER, "the answer is too large"), reached=True)
             pieces.append(chunk)
         return b"".join(pieces)
+
+    def leave(self) -> None:
+        """Let a stream whose last event was read end by itself, so that its connection can be used again."""
+        if isinstance(self._response.stream, Body):
+            self._closed = True
+            self._response.stream.leave()
 
     async def aclose(self) -> None:
         """Close the exchange; an unfinished one closes its connection, which stops the provider."""
@@ -159,7 +161,7 @@ class Relay:
         patience = timeouts.first_byte if patience is None else patience
         outgoing = httpx.Request(
             request.method,
-            endpoint.base_url + request.path,
+            _url(endpoint.base_url, request.path),
             headers=dict(request.headers),
             content=request.body,
             extensions={"timeout": {"connect": timeouts.connect, "pool": timeouts.connect}},
@@ -197,28 +199,10 @@ class Relay:
             await endpoint.transport.aclose()
 
 
-def transport_for(provider: Provider, clock: Clock, *, connections: int = 1_000) -> httpx.AsyncBaseTransport:
-    """Return the way to a provider: into this process if it answers by itself, else over the network.
-
-    There are at most so many `connections`: as many as there may be calls, so that none waits for one. Must be called
-    on the running loop, to which aiohttp's session belongs.
-    """
-    if isinstance(provider, SelfAnswering):
-        return _InProcess(provider, clock)
-    connector = aiohttp.TCPConnector(
-        limit=connections, keepalive_timeout=_KEEP_ALIVE_SECONDS, ttl_dns_cache=60
-    )
-    session = aiohttp.ClientSession(
-        connector=connector,
-        cookie_jar=aiohttp.DummyCookieJar(),
-        trust_env=False,
-        max_line_size=_MAX_HEADER_BYTES,
-        max_field_size=_MAX_HEADER_BYTES,
-        skip_auto_headers=("User-Agent", "Accept-Encoding"),
-    )
-    # The session's connector does the TLS. The transport's own context, never used, would read the store of
-    # certificates by default: 30 ms for each provider at start.
-    return AiohttpTransport(client=session, verify=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
+@functools.lru_cache(maxsize=256)
+def _url(base_url: str, path: str) -> httpx.URL:
+    """Parse a URL once: httpx takes 80 us for it, and there are few of them."""
+    return httpx.URL(base_url + path)
 
 
 def translated(exc: BaseException) -> RelayFailed:
@@ -229,30 +213,3 @@ def translated(exc: BaseException) -> RelayFailed:
         if isinstance(cause, kind_of_exception):
             return RelayFailed(Failure(kind, message), reached=kind is not FailureKind.UNREACHABLE)
     raise AssertionError(cause)  # the callers catch only what the table holds
-
-
-class _InProcess(httpx.AsyncBaseTransport):
-    """Mounts a provider that answers by itself, so that it takes the way that every provider takes."""
-
-    def __init__(self, provider: SelfAnswering, clock: Clock) -> None:
-        self._provider = provider
-        self._clock = clock
-
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        described = UpstreamRequest(
-            request.method, request.url.raw_path.decode("ascii"), dict(request.headers), request.content
-        )
-        now = int(self._clock().timestamp())
-        status, pieces = self._provider.respond(described, request_id=secrets.token_hex(12), now=now)
-        return httpx.Response(status, stream=_Pieces(pieces), request=request)
-
-
-class _Pieces(httpx.AsyncByteStream):
-    def __init__(self, pieces: Iterable[bytes]) -> None:
-        self._pieces = pieces
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        for piece in self._pieces:
-            # A real socket lets other tasks run between two pieces; so does this.
-            await asyncio.sleep(0)
-            yield piece

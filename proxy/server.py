@@ -25,7 +25,7 @@ from proxy.auth import Authenticator
 from proxy.call import Services
 from proxy.catalog import Catalog
 from proxy.completions import Completions
-from proxy.database import Database, DatabaseError
+from proxy.database import Client, Database
 from proxy.documents import SHARED
 from proxy.errors import UnsupportedMedia
 from proxy.gateway import Gateway
@@ -38,14 +38,18 @@ from proxy.metering.leased import LeasedMeter
 from proxy.metering.watch import LedgerWatch
 from proxy.metrics import Metrics
 from proxy.mongod import EmbeddedMongod
+from proxy.protocol import Door
 from proxy.reconcile import Reconciler
-from proxy.relay import Endpoint, Relay, transport_for
+from proxy.relay import Endpoint, Relay
 from proxy.request_log import RequestLog
 from proxy.settings import Settings
+from proxy.transport import transport_for
 
 App = Sanic[Config, SimpleNamespace]
 Clock = Callable[[], datetime]
 
+_MOST_HEAD_BYTES = 16_384  # Sanic's own ceiling
+_SLACK_SECONDS = 60.0  # the relay ends an exchange in time, and then there is something to be written down
 _NO_ENVIRONMENT = "AIPASTA_SANIC_NOT_READ_"  # Sanic would read SANIC_*; there is one reader, proxy.settings
 
 
@@ -59,14 +63,20 @@ def create_app(
     mongodb_uri: str,
     *,
     embedded: EmbeddedMongod | None = None,
+    metrics: Metrics | None = None,
     clock: Clock = utc_now,
     name: str = "aipasta",
 ) -> App:
     """Make the application; its parts are opened when its server starts and closed when that ends.
 
-    `embedded` is the database at `mongodb_uri` if it is ours to keep alive.
+    `embedded` is the database at `mongodb_uri` if it is ours to keep alive, `metrics` those of a worker among others.
     """
     app = Sanic(name, config=_sanic_config(settings), configure_logging=False)
+    app.ctx.door = Door(
+        settings.connections,
+        chat_body_bytes=settings.limits.chat_body_bytes,
+        answer_seconds=settings.longest_exchange + _SLACK_SECONDS,
+    )
     app.ctx.clock = clock
     app.ctx.version = system.VERSION
     app.ctx.hasher = PasswordHasher()
@@ -86,7 +96,9 @@ def create_app(
 
     @app.before_server_start
     async def open_gateway(app: App) -> None:
-        gateway = app.ctx.gateway = await start_gateway(settings, mongodb_uri, clock, app.ctx.request_log)
+        gateway = app.ctx.gateway = await start_gateway(
+            settings, mongodb_uri, metrics or Metrics(), app.ctx.request_log, clock
+        )
         app.ctx.turns.start(gateway)
         if settings.admin_email and settings.admin_password:
             await accounts.ensure_admin(
@@ -113,19 +125,30 @@ def create_app(
 
 
 async def start_gateway(
-    settings: Settings, mongodb_uri: str, clock: Clock, request_log: RequestLog
+    settings: Settings, mongodb_uri: str, metrics: Metrics, request_log: RequestLog, clock: Clock
 ) -> Gateway:
-    """Connect and start every part, in the order in which they need each other."""
-    client = database.connect(mongodb_uri)
-    store = database.database_of(client, settings.database)
+    """Connect and start every part; what cannot be started leaves no connection behind."""
+    clients = (database.connect(mongodb_uri), database.connect(mongodb_uri, pool_size=1))
     try:
-        await database.prepare(store, [*SHARED, *documents()])
-    except DatabaseError:
-        await client.close()
+        return await _start_parts(settings, clients, metrics, request_log, clock)
+    except BaseException:
+        for client in clients:
+            await client.close()
         raise
-    metrics = Metrics()
+
+
+async def _start_parts(
+    settings: Settings,
+    clients: tuple[Client, Client],
+    metrics: Metrics,
+    request_log: RequestLog,
+    clock: Clock,
+) -> Gateway:
+    """Start every part, in the order in which they need each other."""
+    store, beats = (database.database_of(client, settings.database) for client in clients)
+    await database.prepare(store, [*SHARED, *documents()])
     metrics.expect(settings.enabled_providers())
-    relay = Relay(_endpoints(settings, clock))
+    relay = Relay(endpoints(settings, clock))
     catalog = Catalog(
         relay,
         settings.enabled_providers(),
@@ -136,8 +159,7 @@ async def start_gateway(
     )
     health = Health(relay.endpoints, settings.resilience, metrics)
     reconciler = Reconciler(relay, patience=settings.reconcile_seconds)
-    beats = database.connect(mongodb_uri, pool_size=1)
-    meter = await _meter(settings, store, database.database_of(beats, settings.database), reconciler, metrics)
+    meter = await _meter(settings, store, beats, reconciler, metrics)
     services = Services(relay, health, meter, reconciler, metrics, request_log, settings.usd_inr_rate, clock)
     completions = Completions(
         services, catalog, settings.limits, keep_alive_seconds=settings.keep_alive_seconds
@@ -152,7 +174,7 @@ async def start_gateway(
     return Gateway(
         settings=settings,
         clock=clock,
-        clients=(client, beats),
+        clients=clients,
         database=store,
         metrics=metrics,
         relay=relay,
@@ -187,7 +209,8 @@ async def _meter(
     return DirectMeter(store, hold_seconds=2 * settings.longest_exchange, usd_inr_rate=settings.usd_inr_rate)
 
 
-def _endpoints(settings: Settings, clock: Clock) -> dict[str, Endpoint]:
+def endpoints(settings: Settings, clock: Clock) -> dict[str, Endpoint]:
+    """Return every provider that is on, with its plugin, its keys and its transport."""
     enabled = settings.enabled_providers()
     plugins = registry.load(
         (provider.plugin, ProviderOptions(name, provider.app_url, provider.app_title, provider.options))
@@ -211,10 +234,10 @@ def _sanic_config(settings: Settings) -> Config:
             "ACCESS_LOG": False,
             "MOTD": False,
             "FALLBACK_ERROR_FORMAT": "json",
-            "REQUEST_MAX_SIZE": settings.limits.chat_body_bytes,
-            # The gateway has timeouts of its own for every phase; Sanic's would cut a patient stream.
-            "RESPONSE_TIMEOUT": settings.longest_exchange + 60,
-            "GRACEFUL_SHUTDOWN_TIMEOUT": 5.0,
+            "REQUEST_MAX_SIZE": settings.limits.chat_body_bytes,  # proxy.protocol is stricter
+            "REQUEST_MAX_HEADER_SIZE": _MOST_HEAD_BYTES,
+            # How long an answer that is written may take to be read when its connection is closed with it.
+            "GRACEFUL_TCP_CLOSE_TIMEOUT": settings.connections.reader_seconds,
             "OAS": False,
             "CORS": False,
             "HEALTH": False,

@@ -29,6 +29,7 @@ from pydantic_settings import (
 )
 
 from proxy.addresses import MailServer, Network, Origin, WebAddress, comma_separated
+from proxy.bounds import Bounds
 from proxy.core.limits import MediaTokens, UserLimits
 from proxy.core.routing import Member, Role
 from proxy.own_secret import MIN_SECRET_LENGTH, is_weak, own_secret
@@ -68,8 +69,7 @@ class Limits(_Section):
 
     def of_role(self, role: Role) -> UserLimits:
         """Return the default limits of a role."""
-        section: LimitsOfRole = getattr(self, role)
-        return UserLimits(section.daily_requests, section.monthly_requests, section.monthly_tokens)
+        return UserLimits(**getattr(self, role).model_dump())
 
     @cached_property
     def media(self) -> MediaTokens:
@@ -117,7 +117,7 @@ _HUGGINGFACE = ProviderSettings(
     tier="free",
 )
 _FROM_FILE_ONLY = frozenset(
-    {"limits", "rate_limits", "chat", "providers", "aliases", "fallbacks", "resilience"}
+    {"limits", "connections", "rate_limits", "chat", "providers", "aliases", "fallbacks", "resilience"}
 )
 _SECRETS = frozenset({"jwt_secret", "admin_password", "mongodb_uri", "smtp_url", "metrics_token"})
 
@@ -131,6 +131,8 @@ class Settings(BaseSettings):
         None, description="address to listen on; default 127.0.0.1 in development, 0.0.0.0 in production"
     )
     port: int = Field(5000, ge=1, le=65535, description="port to listen on")
+    workers: int = Field(1, ge=1, le=64, description="processes that serve, one per core that they may use")
+    reuse_port: bool = Field(default=False, description="let a newer gateway share the port during a drain")
     environment: Literal["development", "production"] = Field(
         "development",
         validation_alias=AliasChoices("environment", "node_env"),
@@ -170,7 +172,7 @@ class Settings(BaseSettings):
         None, description="Bearer token for /metrics; without it, private addresses only"
     )
     docs_enabled: bool | None = Field(
-        None, description="serve /docs/openapi.json; default: in development only"
+        None, description="serve /docs and /docs/openapi.json; default: in development only"
     )
     drain_seconds: float = Field(30, ge=0, description="how long running requests may go on after SIGTERM")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
@@ -189,6 +191,7 @@ class Settings(BaseSettings):
     )
     keep_alive_seconds: float = Field(15, gt=0, description="silence after which a stream gets a comment")
     limits: Limits = Limits()
+    connections: Bounds = Bounds()
     rate_limits: RateLimits = RateLimits()
     chat: ChatSection = ChatSection()
     providers: dict[str, ProviderSettings] = Field(
@@ -247,9 +250,8 @@ class Settings(BaseSettings):
     @property
     def token_lifetime(self) -> int:
         """Return how long a token is good, in seconds."""
-        return (
-            int(self.jwt_expires_in[:-1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[self.jwt_expires_in[-1]]
-        )
+        number, unit = self.jwt_expires_in[:-1], self.jwt_expires_in[-1]
+        return int(number) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[unit]
 
     @property
     def longest_exchange(self) -> float:
@@ -361,18 +363,21 @@ def _check(settings: Settings) -> None:
         raise SettingsError(f"fallbacks: {name!r}: the name stands in `aliases` too")
     if bool(settings.admin_email) != bool(settings.admin_password):
         raise SettingsError("ADMIN_EMAIL and ADMIN_PASSWORD: set both or neither")
-    if settings.jwt_secret is not None and is_weak(settings.jwt_secret) and settings.is_production:
-        raise SettingsError(f"JWT_SECRET: must be random and have at least {MIN_SECRET_LENGTH} characters")
     if settings.is_production:
         _check_production(settings)
 
 
 def _check_production(settings: Settings) -> None:
+    """Refuse what is good enough for a machine of one's own, and for nobody else's."""
+    if settings.jwt_secret is not None and is_weak(settings.jwt_secret):
+        raise SettingsError(f"JWT_SECRET: must be random and have at least {MIN_SECRET_LENGTH} characters")
     for name in ("jwt_secret", "mongodb_uri"):
         if not getattr(settings, name):
             raise SettingsError(f"{name.upper()}: must be set in production")
     if settings.smtp_url and not settings.frontend_url:
         raise SettingsError("FRONTEND_URL: must be set in production when SMTP_URL is: mails link to it")
+    if settings.log_level == "debug":
+        raise SettingsError("LOG_LEVEL: debug shows what users send and store; it is not for production")
     if "*" in settings.allowed_origins:
         raise SettingsError("ALLOWED_ORIGINS: must name exact origins in production, not *")
 

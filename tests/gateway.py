@@ -17,6 +17,7 @@ from sanic import Sanic
 
 from admin_api.users.schemas import NewApiKey
 from admin_api.users.service import create_api_key
+from proxy import serving
 from proxy.core.routing import Role
 from proxy.documents import User
 from proxy.gateway import Gateway
@@ -113,23 +114,14 @@ async def running_gateway(
     settings = Settings(jwt_secret=JWT_SECRET, providers=dict(providers or {}), **values)
     settings = settings.model_copy(update={"provider_keys": dict(provider_keys or {})})
     app = create_app(settings, mongodb_uri, clock=clock, name=f"test-{next(_numbers)}")
-    app.config.USE_UVLOOP = False
     with socket.create_server(("127.0.0.1", 0)) as listener:
         base_url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        server: Any = await app.create_server(sock=listener, backlog=1_024, return_asyncio_server=True)
-        assert server is not None
-        await server.startup()
-        await server.before_start()
-        await server.start_serving()
-        await server.after_start()
+        server = await serving.create_server(app, listener)
+        await serving.start(server)
         try:
             async with httpx.AsyncClient(
                 base_url=base_url, transport=AiohttpTransport(trust_env=False), timeout=30
             ) as http:
                 yield RunningGateway(app, base_url, http)
         finally:
-            await server.before_stop()
-            await server.close()
-            for connection in list(server.connections):
-                connection.abort()
-            await server.after_stop()
+            await serving.stop(server, settings.drain_seconds)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from bench import report
 from proxy.metrics import Metrics
 from proxy.settings import Settings
 
 README = Path(__file__).resolve().parent.parent / "README.md"
 _SECTIONS = {
     "limits",
+    "connections",
     "rate_limits",
     "chat",
     "providers",
@@ -47,7 +49,12 @@ def metrics_table() -> str:
 
 def with_tables(text: str) -> str:
     """Put the tables between their marks."""
-    for mark, table in (("settings", settings_table()), ("metrics", metrics_table())):
+    tables = (
+        ("settings", settings_table()),
+        ("metrics", metrics_table()),
+        ("bench", report.summary(report.saved())),
+    )
+    for mark, table in tables:
         found = re.search(rf"<!-- {mark} -->\n(.*?)<!-- /{mark} -->", text, flags=re.DOTALL)
         assert found is not None, mark
         text = f"{text[: found.start(1)]}{table}\n{text[found.end(1) :]}"

@@ -58,6 +58,15 @@ class ServerProcess:
         samples = (line.rsplit(" ", 1) for line in lines if line and not line.startswith("#"))
         return {name: float(value) for name, value in samples}
 
+    def signal_group(self, number: int) -> None:
+        """Send a signal to the process and all of its children, as a terminal or a service manager does."""
+        os.killpg(self.process.pid, number)
+
+    def workers(self) -> list[int]:
+        """Return the process ids of its children."""
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
+        return [int(pid) for pid in children.read_text().split()]
+
     def kill(self) -> None:
         """End it with `kill -9`."""
         self.process.kill()
@@ -81,14 +90,7 @@ def serving_process(folder: Path, **settings: str) -> Iterator[ServerProcess]:
     """Run `python -m proxy serve` in a folder until the block ends; `settings` are environment variables."""
     port = settings.pop("PORT", None) or str(free_port())
     log = folder / f"gateway-{port}-{time.monotonic_ns()}.log"
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "proxy", "serve"],
-            cwd=folder,
-            env=environment(PORT=port, **settings),
-            stdout=output,
-            stderr=subprocess.STDOUT,
-        )
+    process = start_process(folder, log, PORT=port, **settings)
     server = ServerProcess(process, f"http://127.0.0.1:{port}", log)
     try:
         _wait_until_ready(server)
@@ -101,6 +103,19 @@ def serving_process(folder: Path, **settings: str) -> Iterator[ServerProcess]:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait(5)
+
+
+def start_process(folder: Path, log: Path, **settings: str) -> subprocess.Popen[bytes]:
+    """Start `python -m proxy serve`, in a process group of its own, and do not wait for it."""
+    with log.open("wb") as output:
+        return subprocess.Popen(
+            [sys.executable, "-m", "proxy", "serve"],
+            cwd=folder,
+            env=environment(**settings),
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
 
 
 def run_command(

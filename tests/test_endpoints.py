@@ -88,6 +88,7 @@ BESIDES = {
     "GET /v1/requests/{request_id}": "key",
     "GET /health/ready": None,
     "GET /metrics": None,
+    "GET /docs": None,
     "GET /docs/openapi.json": None,
 }
 ENDPOINTS: dict[str, str | None] = SPECIFIED | BESIDES

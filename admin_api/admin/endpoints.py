@@ -18,7 +18,7 @@ from admin_api.models.schemas import ModelEdit
 from admin_api.models.service import edit_model, find
 from admin_api.pagination import read_page
 from admin_api.users.schemas import PERIODS
-from admin_api.users.view import view_user
+from admin_api.users.view import view_user, view_users
 from admin_api.validation import read_body, read_choice, read_id, read_text
 from proxy.gateway import gateway_of
 from proxy.metering.verify import account_ids, verify
@@ -55,8 +55,7 @@ async def list_users(request: Request, caller: SignedIn) -> HTTPResponse:
         details={"search": search.text, "role": search.role, "page": page.page},
     )
     users, total = await service.find_users(search, page)
-    gateway = gateway_of(request)
-    shown = [await view_user(user, gateway) for user in users]
+    shown = await view_users(users, gateway_of(request))
     return success({"users": shown}, results=len(shown), pagination=page.describe(total))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -12,14 +12,14 @@ from beanie import PydanticObjectId
 from bson import ObjectId
 
 from admin_api.admin import activity
-from admin_api.admin.activity import CHAT_MESSAGES, CHAT_SESSIONS
+from admin_api.admin.activity import CHAT_SESSIONS
 from admin_api.models.view import category_of
 from admin_api.users.schemas import PERIODS
 from proxy.database import Database
 from proxy.documents import User
 from proxy.gateway import Gateway
 from proxy.metering import statistics
-from proxy.metering.statistics import Selection, Used
+from proxy.metering.statistics import Everybody, Used
 
 _SECONDS = 20.0
 _MOST = 10
@@ -31,37 +31,37 @@ async def collect(gateway: Gateway, period: str) -> dict[str, Any]:
     since = now - timedelta(days=PERIODS[period])
     database = gateway.database
     with pymongo.timeout(_SECONDS):
+        used = await statistics.everybody(database, since)
         return {
-            "users": await _users(database, since),
-            "sessions": await _sessions(database, since),
-            "messages": await _messages(database, since),
-            "models": await _models(gateway, since),
+            "users": await _users(database, since, used),
+            "sessions": await _sessions(database, since, used),
+            "messages": await _messages(database, since, used),
+            "models": _models(gateway, used),
             "recentActivity": await activity.recent(database),
         }
 
 
-async def _users(database: Database, since: datetime) -> dict[str, Any]:
+async def _users(database: Database, since: datetime, used: Everybody) -> dict[str, Any]:
     users = User.get_pymongo_collection()
-    top = await statistics.by_user(database, Selection(since=since), _MOST)
+    top = await statistics.by_user(database, since, used, _MOST)
     known = await activity.names(
         database, [PydanticObjectId(user) for user, _ in top if ObjectId.is_valid(user)]
     )
     return {
-        "total": await users.count_documents({}),
+        "total": await users.estimated_document_count(),
         "active": await users.count_documents({"stats.lastActive": {"$gte": since}}),
         "new": await users.count_documents({"createdAt": {"$gte": since}}),
         "byRole": await _counts(database, User.Settings.name, "$role"),
         # The events of a deleted account stay, without anybody's name.
         "topUsers": [
-            {"_id": user, "name": None, "email": None, "role": None, **known.get(user, {}), **_use(used)}
-            for user, used in top
+            {"_id": user, "name": None, "email": None, "role": None, **known.get(user, {}), **_use(own)}
+            for user, own in top
         ],
     }
 
 
-async def _sessions(database: Database, since: datetime) -> dict[str, Any]:
-    sessions, chats = database[CHAT_SESSIONS], Selection(chat_only=True, since=since)
-    used = await statistics.total(database, chats)
+async def _sessions(database: Database, since: datetime, used: Everybody) -> dict[str, Any]:
+    sessions, chats = database[CHAT_SESSIONS], used.total(chat_only=True)
     length = {"$dateDiff": {"startDate": "$createdAt", "endDate": "$lastActivity", "unit": "millisecond"}}
     recent = {"createdAt": {"$gte": since}}
     averages = await sessions.aggregate(
@@ -69,45 +69,50 @@ async def _sessions(database: Database, since: datetime) -> dict[str, Any]:
     )
     average = await averages.to_list(1)
     return {
-        "total": await sessions.count_documents({}),
+        "total": await sessions.estimated_document_count(),
         "recent": await sessions.count_documents(recent),
         "avgDuration": (average[0]["milliseconds"] if average else None) or 0,
-        "totalTokens": used.tokens,
-        "totalCost": _cost(used),
-        "byModel": await _by_model(database, chats),
+        "totalTokens": chats.tokens,
+        "totalCost": _cost(chats),
+        "byModel": _view_models(used.by_model(chat_only=True)),
     }
 
 
-async def _messages(database: Database, since: datetime) -> dict[str, Any]:
-    messages, recent = database[CHAT_MESSAGES], {"createdAt": {"$gte": since}}
-    day = {"$dateToString": {"date": "$createdAt", "format": "%Y-%m-%d"}}
-    per_day = {row["_id"]: row["count"] for row in await _counts(database, CHAT_MESSAGES, day, recent)}
-    tokens = {day: used.tokens for day, used in await statistics.by_day(database, _chats(since))}
-    used = await statistics.total(database, _chats(since))
+async def _messages(database: Database, since: datetime, used: Everybody) -> dict[str, Any]:
+    by_role: Counter[str] = Counter()
+    per_day: Counter[str] = Counter()
+    for day in await activity.messages_by_day(database):
+        by_role.update(day["roles"])
+        if day["_id"] >= since.date().isoformat():
+            per_day[day["_id"]] = sum(day["roles"].values())
+    tokens = {day: chats.tokens for day, chats in used.by_day(chat_only=True)}
+    chats = used.total(chat_only=True)
     return {
-        "total": await messages.count_documents({}),
+        "total": sum(by_role.values()),
         "recent": sum(per_day.values()),
-        "avgTokens": used.tokens / used.requests if used.requests else 0,
-        "byRole": await _counts(database, CHAT_MESSAGES, "$role"),
+        "avgTokens": chats.tokens / chats.requests if chats.requests else 0,
+        "byRole": [
+            {"_id": role, "count": by_role[role]}
+            for role in sorted(by_role, key=lambda role: (-by_role[role], role))
+        ],
         "dailyActivity": [
-            {"date": day, "messages": per_day.get(day, 0), "tokens": tokens.get(day, 0)}
+            {"date": day, "messages": per_day[day], "tokens": tokens.get(day, 0)}
             for day in sorted({*per_day, *tokens})
         ],
     }
 
 
-async def _models(gateway: Gateway, since: datetime) -> dict[str, Any]:
+def _models(gateway: Gateway, used: Everybody) -> dict[str, Any]:
     entries = list(gateway.catalog.current.all())
     return {
         "total": len(entries),
         "byProvider": _counted(entry.provider for entry in entries),
         "byCategory": _counted(category_of(entry.info) for entry in entries),
-        "mostUsed": await _by_model(gateway.database, Selection(since=since)),
+        "mostUsed": _view_models(used.by_model()),
     }
 
 
-async def _by_model(database: Database, selection: Selection) -> list[dict[str, Any]]:
-    rows = await statistics.by_model(database, selection)
+def _view_models(rows: Sequence[tuple[str, str, Used]]) -> list[dict[str, Any]]:
     return [{"modelId": model, "provider": provider, **_use(used)} for model, provider, used in rows[:_MOST]]
 
 
@@ -124,10 +129,6 @@ async def _counts(
 
 def _counted(names: Iterable[str]) -> list[dict[str, Any]]:
     return [{"_id": name, "count": count} for name, count in Counter(names).most_common()]
-
-
-def _chats(since: datetime) -> Selection:
-    return Selection(chat_only=True, since=since)
 
 
 def _use(used: Used) -> dict[str, Any]:

@@ -26,7 +26,7 @@ async def measure(gateway: Gateway, started_at: datetime) -> dict[str, Any]:
             "uptime": max(0.0, (now - started_at).total_seconds()),
             "memory": _memory(),
             "cpuUsage": _cpu(),
-            "requestsInFlight": int(_sample(gateway, "aipasta_requests_in_flight")),
+            "requestsInFlight": int(gateway.metrics.value("aipasta_requests_in_flight")),
             "pythonVersion": platform.python_version(),
             "platform": platform.system().lower(),
         },
@@ -85,7 +85,3 @@ async def _provider(gateway: Gateway, name: str, now: datetime) -> dict[str, Any
         "isFresh": age is not None and age <= limit,
         **gateway.health.view(name),
     }
-
-
-def _sample(gateway: Gateway, name: str) -> float:
-    return gateway.metrics.registry.get_sample_value(name) or 0.0

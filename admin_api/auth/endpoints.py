@@ -67,6 +67,7 @@ async def logout(request: Request) -> HTTPResponse:
         caller = None
     if caller is not None:
         await sessions.end_sign_in(caller.session)
+        await audit.record(request, "auth.logout", actor_id=str(caller.user_id))
     response = success(message="Logged out successfully")
     access.forget_cookie(request, response)
     return response
@@ -91,7 +92,11 @@ async def verify_token(request: Request, caller: SignedIn) -> HTTPResponse:
 async def refresh_token(request: Request, caller: SignedIn) -> HTTPResponse:
     """Replace the token by a new one; the old one dies."""
     gateway = gateway_of(request)
-    token = await sessions.refresh_session(caller.session, gateway.settings, now=gateway.clock())
+    try:
+        token = await sessions.refresh_session(caller.session, gateway.settings, now=gateway.clock())
+    except sessions.TokenReused:
+        await audit.record(request, "auth.token_reused", actor_id=str(caller.user_id))
+        raise
     return await _with_token(request, caller.user, token, message="Token refreshed successfully")
 
 
@@ -103,7 +108,11 @@ async def change_password(request: Request, caller: SignedIn) -> HTTPResponse:
     change = read_body(request, PasswordChange)
     await ratelimit.begin_attempt(request, account_of(caller.user.email))
     now = gateway_of(request).clock()
-    user = await service.change_password(caller.user, change, _hasher(request), now=now)
+    try:
+        user = await service.change_password(caller.user, change, _hasher(request), now=now)
+    except Unauthenticated:
+        await audit.record(request, "auth.password_change_failed", actor_id=str(caller.user_id))
+        raise
     await ratelimit.attempt_succeeded(request, account_of(caller.user.email))
     await audit.record(request, "auth.password_changed", actor_id=str(user.id))
     return await _signed_in(request, user, message="Password updated successfully")
@@ -116,6 +125,7 @@ async def request_password_reset(request: Request) -> HTTPResponse:
     """Mail a link with which a new password can be set; the answer is the same for every address."""
     wish = read_body(request, ForgottenPassword)
     gateway = gateway_of(request)
+    await audit.record(request, "auth.reset_asked", actor_id=None, details={"email": account_of(wish.email)})
     if await ratelimit.may_mail(request, account_of(wish.email)):
         await reset.request_reset(wish.email, request.app.ctx.mailer, gateway.settings, now=gateway.clock())
     return success(message=MAIL_IS_ON_ITS_WAY)

@@ -8,6 +8,7 @@ from datetime import datetime
 from beanie import PydanticObjectId
 from pymongo.errors import DuplicateKeyError
 
+from admin_api import audit
 from admin_api.auth.emails import find_user
 from admin_api.auth.hashing import PasswordHasher
 from admin_api.auth.schemas import Credentials, PasswordChange, Registration
@@ -107,5 +108,6 @@ async def ensure_admin(email: str, password: str, hasher: PasswordHasher, *, now
     if await find_user(email) is not None:
         return False
     registration = Registration(name="Administrator", email=email, password=password)
-    await register(registration, hasher, now=now, role=Role.ADMIN)
+    user = await register(registration, hasher, now=now, role=Role.ADMIN)
+    await audit.record_of_operator("operator.admin_made", target=str(user.id), now=now)
     return True

@@ -18,11 +18,18 @@ from proxy.documents import Session, User
 from proxy.errors import Unauthenticated
 from proxy.settings import Settings
 
+_INVALID = "Invalid token. Please log in again!"
 OVERLAP = timedelta(seconds=10)
 LONGEST_SIGN_IN = timedelta(days=90)
 """After this a user signs in with his password again, however often he has refreshed."""
 
 log = structlog.get_logger(__name__)
+
+
+class TokenReused(Unauthenticated):
+    """A token was refreshed twice, the second time too late for a coincidence: somebody has a copy."""
+
+    api_code = "UNAUTHENTICATED"
 
 
 async def open_session(user: User, settings: Settings, *, now: datetime) -> str:
@@ -80,7 +87,7 @@ async def _successor(session: Session, settings: Settings, *, now: datetime) -> 
     if session.replacedAt is None or now - session.replacedAt > OVERLAP:
         log.warning("a replaced token was used again; its sign-in is ended", user=str(session.userId))
         await end_sign_in(session)
-        raise _invalid()
+        raise TokenReused(_INVALID)
     successor = await Session.find_one(Session.id == session.replacedBy, Session.userId == session.userId)
     if successor is None:
         raise _invalid()
@@ -107,4 +114,4 @@ def _token(session: Session, settings: Settings) -> str:
 
 
 def _invalid() -> Unauthenticated:
-    return Unauthenticated("Invalid token. Please log in again!")
+    return Unauthenticated(_INVALID)

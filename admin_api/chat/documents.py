@@ -94,6 +94,8 @@ class ChatSession(Document):
             IndexModel([("userId", ASCENDING), ("lastActivity", DESCENDING)], name="owner"),
             IndexModel([("userId", ASCENDING), ("sessionId", ASCENDING)], name="name"),
             IndexModel([("lastActivity", ASCENDING)], name="activity"),
+            # The admins' statistics
+            IndexModel([("createdAt", DESCENDING), ("lastActivity", ASCENDING)], name="time"),
         ]
 
     @model_validator(mode="before")
@@ -137,6 +139,9 @@ class ChatMessage(Document):
         indexes: ClassVar = [
             IndexModel([("sessionId", ASCENDING), ("createdAt", ASCENDING)], name="session"),
             IndexModel([("userId", ASCENDING), ("createdAt", DESCENDING)], name="owner"),
+            IndexModel(
+                [("createdAt", DESCENDING), ("role", ASCENDING)], name="time"
+            ),  # the admins' statistics
         ]
 
     @field_validator("usage", mode="before")

@@ -38,7 +38,7 @@ _MESSAGES_PER_PAGE = 50
 blueprint = Blueprint("api-chat", url_prefix="/api/chat")
 
 
-@blueprint.post("/")
+@blueprint.post("/", ctx_takes_chat=True)
 @access.user
 @ratelimit.by_user("chat")
 async def send_message(request: Request, caller: SignedIn) -> HTTPResponse | None:

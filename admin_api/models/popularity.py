@@ -12,7 +12,6 @@ from pymongo.errors import PyMongoError
 
 from proxy.gateway import Gateway
 from proxy.metering import statistics
-from proxy.metering.statistics import Selection
 
 FRESH_SECONDS = 60.0
 PERIOD = timedelta(days=30)
@@ -46,9 +45,8 @@ class Popularity:
 async def _read(gateway: Gateway) -> Counts:
     catalogue = gateway.catalog.current
     counts: Counter[tuple[str, str]] = Counter()
-    for model, provider, used in await statistics.by_model(
-        gateway.database, Selection(since=gateway.clock() - PERIOD)
-    ):
+    everybody = await statistics.everybody(gateway.database, gateway.clock() - PERIOD)
+    for model, provider, used in everybody.by_model():
         known = catalogue.entries.get(provider, {})
         plugin = catalogue.providers.get(provider)
         base = model if model in known or plugin is None else plugin.base_id(model)

@@ -18,5 +18,6 @@ OPERATIONS = (
     Operation("GET /health", _HEALTH),
     Operation("GET /health/ready", {"status": one_of("READY")}),
     Operation("GET /metrics", media=("text/plain",), also=(401, 403)),
+    Operation("GET /docs", media=("text/html",), also=(404,)),
     Operation("GET /docs/openapi.json", OBJECT, also=(404,)),
 )

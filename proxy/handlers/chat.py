@@ -20,7 +20,7 @@ from proxy.handlers.headers import HotResponse
 blueprint = Blueprint("chat", url_prefix="/v1")
 
 
-@blueprint.post("/chat/completions")
+@blueprint.post("/chat/completions", ctx_takes_chat=True)
 async def create_chat_completion(request: Request) -> HTTPResponse | None:
     """Answer a chat request, as a whole or as a stream."""
     return await _answer(request, CHAT, request.headers.get("authorization"))

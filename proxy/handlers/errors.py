@@ -25,6 +25,7 @@ _OF_STATUS: dict[int, type[GatewayError]] = {
     408: errors.RequestTimeout,
     413: errors.PayloadTooLarge,
     417: errors.InvalidRequest,
+    431: errors.HeadTooLarge,
     503: errors.Unavailable,
 }
 

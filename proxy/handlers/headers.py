@@ -27,12 +27,12 @@ ALWAYS = {
 }
 IN_PRODUCTION = {"strict-transport-security": "max-age=31536000; includeSubDomains"}
 _WITH_TLS = ALWAYS | IN_PRODUCTION
-_BYTES = tuple((name.encode(), value.encode()) for name, value in ALWAYS.items())
-_BYTES_WITH_TLS = tuple((name.encode(), value.encode()) for name, value in _WITH_TLS.items())
+_BYTES = {name: (name.encode(), value.encode()) for name, value in ALWAYS.items()}
+_BYTES_WITH_TLS = {name: (name.encode(), value.encode()) for name, value in _WITH_TLS.items()}
 
 
 class HotResponse(HTTPResponse):
-    """An answer of /v1 with the headers of every answer kept as bytes, and set by nobody else.
+    """An answer of /v1 with the headers of every answer kept as bytes; one that it sets itself wins.
 
     Sanic sets, copies, cleans and encodes each header one by one: 57 us for an answer, and 17 this way.
     """
@@ -52,7 +52,9 @@ class HotResponse(HTTPResponse):
     def processed_headers(self) -> Iterator[tuple[bytes, bytes]]:
         """Iterate over the headers as they are sent."""
         self.headers.setdefault("content-type", self.content_type)
-        yield from self._kept
+        for name, encoded in self._kept.items():
+            if name not in self.headers:
+                yield encoded
         for name, value in self.headers.items():
             text = str(value)
             if not text.isprintable():  # what could end the header early is printable nowhere

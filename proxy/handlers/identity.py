@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import functools
 import re
-import secrets
 from urllib.parse import unquote_plus
 
 from sanic import Request
@@ -18,7 +17,9 @@ from sanic.response import BaseHTTPResponse
 from proxy.addresses import Network
 from proxy.errors import InvalidRequest
 from proxy.handlers.client import client_address
-from proxy.request_log import RequestLog
+from proxy.logs import looks_secret
+from proxy.protocol import new_request_id
+from proxy.request_log import RequestLine, RequestLog
 from proxy.security import shown_of_key
 
 HEADER = "x-request-id"
@@ -53,12 +54,12 @@ _SECRETS = frozenset(
 
 def begin(request: Request, log: RequestLog, trusted: tuple[Network, ...]) -> None:
     """Identify a request; raise `InvalidRequest` when its URL carries a secret."""
-    request.ctx.id = f"req_{secrets.token_hex(12)}"
+    request.ctx.id = new_request_id()
     forwarded = request.headers.getall("x-forwarded-for", [])
     request.ctx.client = client_address(request.ip, forwarded, trusted)
     fields = {"address": request.ctx.client}
     given = request.headers.get(HEADER)
-    request.ctx.given_id = given if given is not None and _SANE_ID.fullmatch(given) else None
+    request.ctx.given_id = given if given is not None and _is_sane(given) else None
     if request.ctx.given_id is not None:
         fields["client_request"] = request.ctx.given_id
     key = shown_of_key(request.headers.get("authorization") or request.headers.get("x-api-key"))
@@ -76,15 +77,20 @@ def end(request: Request, response: BaseHTTPResponse) -> None:
     ours: str | None = getattr(request.ctx, "id", None)
     if ours is None:  # Sanic answers some broken connections without having begun a request
         return
-    given = request.ctx.given_id
+    given: str | None = getattr(request.ctx, "given_id", None)  # who is refused at the door was not looked at
     for name in (HEADER, ANTHROPIC_HEADER):
         response.headers.setdefault(name, given or ours)
     if given is not None:
         response.headers[OUR_HEADER] = ours
-    if request.ctx.line is not None:
+    line: RequestLine | None = getattr(request.ctx, "line", None)
+    if line is not None:
         user = getattr(request.ctx, "user_id", None)
         fields = {} if user is None else {"user": user}
-        request.ctx.line.answered(response.status, **fields)
+        line.answered(response.status, **fields)
+
+
+def _is_sane(given: str) -> bool:
+    return _SANE_ID.fullmatch(given) is not None and not looks_secret(given)
 
 
 def _refuse_secrets(query: str) -> None:

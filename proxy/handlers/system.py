@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import ipaddress
 from typing import Any
@@ -19,7 +20,7 @@ blueprint = Blueprint("system")
 
 
 @blueprint.get("/")
-async def describe_service(_request: Request) -> HTTPResponse:
+async def describe_service(request: Request) -> HTTPResponse:
     """Say what this is and where its parts are."""
     endpoints = {
         "chat": "/v1/chat/completions",
@@ -29,6 +30,8 @@ async def describe_service(_request: Request) -> HTTPResponse:
         "health": "/health",
         "metrics": "/metrics",
     }
+    if gateway_of(request).settings.serves_docs:
+        endpoints["docs"] = "/docs"
     description = "OpenAI-compatible gateway and account service"
     return _json(
         {"name": "AI Pasta Gateway", "version": VERSION, "description": description, "endpoints": endpoints}
@@ -78,7 +81,9 @@ async def render_metrics(request: Request) -> HTTPResponse:
         raise PermissionDenied(
             "/metrics is open to private addresses only; set METRICS_TOKEN to open it to others."
         )
-    return HTTPResponse(gateway.metrics.render(), content_type=CONTENT_TYPE_LATEST)
+    # Thousands of series take long enough to write that streams would stutter.
+    exposition = await asyncio.to_thread(gateway.metrics.render)
+    return HTTPResponse(exposition, content_type=CONTENT_TYPE_LATEST)
 
 
 def _is_private(address: str) -> bool:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
+
+from pymongo.asynchronous.collection import AsyncCollection
 
 from proxy.core.pricing import from_pico
 from proxy.core.rules import Kind, Period, counter_name, kind_of
@@ -26,6 +28,15 @@ def booked_of(entry: Mapping[str, Any]) -> dict[str, int]:
     """Return what of a lost worker's entry counts as used: everything but the places of requests that are long over."""
     leased = entry.get("s", {}).items()
     return {counter: int(amount) for counter, amount in leased if kind_of(counter) is not Kind.CONCURRENCY}
+
+
+async def standings_of(
+    accounts: AsyncCollection[dict[str, Any]], user_ids: Sequence[str], at: datetime
+) -> dict[str, Standing]:
+    """Read what users have used, by their ids; nothing where there is no account yet. Raises `PyMongoError`."""
+    found = accounts.find({"_id": {"$in": list(user_ids)}}, {"c": 1, "t": 1})
+    by_id = {str(account["_id"]): account async for account in found}
+    return {user_id: standing_of(by_id.get(user_id, {}), at) for user_id in user_ids}
 
 
 def standing_of(account: Mapping[str, Any], at: datetime) -> Standing:

@@ -6,7 +6,7 @@ once. No function reaches a provider without one.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
@@ -167,3 +167,6 @@ class Meter(Protocol):
 
     async def standing(self, user_id: str, at: datetime) -> Standing:
         """Return what a user has used; raise `Unavailable` when nobody can tell."""
+
+    async def standings(self, user_ids: Sequence[str], at: datetime) -> dict[str, Standing]:
+        """Return the same for many users, by their ids."""

@@ -24,7 +24,7 @@ from proxy.core.rules import Rule, rules_of
 from proxy.database import Database, lost
 from proxy.documents import ACCOUNTS, EVENTS
 from proxy.errors import GatewayError, RateLimited
-from proxy.metering.accounts import standing_of, taken, used_and_held
+from proxy.metering.accounts import standings_of, taken, used_and_held
 from proxy.metering.contract import Progress, Reservation, Settlement, Standing, Want
 from proxy.metering.event import Event, correction, is_unknown, totals_of, usage_event
 from proxy.metering.janitor import Janitor
@@ -100,11 +100,14 @@ class DirectMeter:
 
     async def standing(self, user_id: str, at: datetime) -> Standing:
         """Read a user's account."""
+        return (await self.standings([user_id], at))[user_id]
+
+    async def standings(self, user_ids: Sequence[str], at: datetime) -> dict[str, Standing]:
+        """Read users' accounts."""
         try:
-            account = await self._accounts.find_one({"_id": user_id}, {"c": 1, "t": 1}) or {}
+            return await standings_of(self._accounts, user_ids, at)
         except PyMongoError as exc:
             raise lost(exc) from exc
-        return standing_of(account, at)
 
     async def sweep(self, now: datetime) -> int:
         """Close the holds that ran out before `now`; return how many there were."""

@@ -25,6 +25,8 @@ BEAT_SECONDS = 1.0
 ADMIT_SECONDS = 15.0
 LOST_SECONDS = 30.0
 KEPT_SECONDS = 600
+_RESOLUTION = timedelta(milliseconds=1)
+"""What the database's clock is read in."""
 
 
 class Heartbeat:
@@ -77,8 +79,10 @@ class Heartbeat:
 
     def _compare_clocks(self, theirs: datetime, before: datetime, after: datetime) -> None:
         """Estimate how far the database's clock is ahead; a slow answer tells less than a quick one."""
-        doubt = (after - before) / 2
-        skew = theirs - before - doubt
+        doubt = (after - before) / 2 + _RESOLUTION
+        skew = theirs - before - (after - before) / 2
+        if abs(skew) <= doubt:
+            skew = timedelta(0)  # for all we know
         if doubt < self._doubt or abs(skew - self.skew) > doubt:
             self.skew, self._doubt = skew, doubt
 

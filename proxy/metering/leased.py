@@ -9,7 +9,7 @@ finishes it. The rules are in the modules that this one drives: `slices`, `worke
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from datetime import datetime
 from decimal import Decimal
@@ -22,7 +22,8 @@ from pymongo.errors import PyMongoError
 from proxy.database import Database, lost
 from proxy.documents import ACCOUNTS
 from proxy.errors import Unavailable
-from proxy.metering.accounts import standing_of
+from proxy.metering import days
+from proxy.metering.accounts import standings_of
 from proxy.metering.contract import Progress, Reservation, Settlement, Standing, Want
 from proxy.metering.heartbeat import BEAT_SECONDS, Heartbeat
 from proxy.metering.janitor import Janitor
@@ -107,7 +108,9 @@ class LeasedMeter:
         if self._current is None or not self._heartbeat.may_admit:
             raise Unavailable("The database does not answer; try again in a moment.", retry_after=2)
         worker = self._current
-        reservation = await worker.reserve(replace(want, at=want.at + self._heartbeat.skew))
+        if self._heartbeat.skew:  # a copy takes 9 us, a fifth of an admission
+            want = replace(want, at=want.at + self._heartbeat.skew)
+        reservation = await worker.reserve(want)
         self._of_request[want.request_id] = worker
         return reservation
 
@@ -139,13 +142,16 @@ class LeasedMeter:
 
     async def standing(self, user_id: str, at: datetime) -> Standing:
         """Read a user's account, after writing down what has ended here."""
+        return (await self.standings([user_id], at))[user_id]
+
+    async def standings(self, user_ids: Sequence[str], at: datetime) -> dict[str, Standing]:
+        """Read users' accounts likewise."""
         try:
-            if self._current is not None and self._current.has_news_of(user_id):
+            if self._current is not None and any(map(self._current.has_news_of, user_ids)):
                 await self._current.flush()
-            account = await self._accounts.find_one({"_id": user_id}, {"c": 1, "t": 1}) or {}
+            return await standings_of(self._accounts, user_ids, at + self._heartbeat.skew)
         except PyMongoError as exc:
             raise lost(exc) from exc
-        return standing_of(account, at + self._heartbeat.skew)
 
     async def _enlist(self) -> None:
         """Go on under a new name, with a new journal."""
@@ -211,6 +217,7 @@ class LeasedMeter:
         if await self._janitor.take_turn(now):
             throw_away_litter(self._folder)
             await self._janitor.drop_ended(now)
+            _ = await days.sums(self._database, "0000")  # so that nobody has to wait while they are made
 
     async def _try(self, what: str, step: Callable[[], Awaitable[object]]) -> None:
         try:

@@ -15,6 +15,7 @@ from pymongo import ASCENDING, IndexModel, UpdateOne
 from proxy.metering.event import totals_of
 
 ROLLUPS = "rollups"
+AMOUNTS = ("requests", "prompt", "completion", "usdPico", "inrPico")
 _IDS_KEPT = 256
 INDEXES = (
     IndexModel([("userId", ASCENDING), ("day", ASCENDING)], name="user"),

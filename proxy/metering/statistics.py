@@ -5,7 +5,8 @@ The finest grain of time is a UTC day: a selection since some moment has the who
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -13,7 +14,10 @@ from typing import Any
 
 from proxy.core.pricing import from_pico
 from proxy.database import Database
-from proxy.metering.rollups import ROLLUPS, session_key
+from proxy.metering import days
+from proxy.metering.rollups import AMOUNTS, ROLLUPS, session_key
+
+_CANDIDATES = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,36 +38,84 @@ class Used:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """What to sum: of one user or of all, in chats alone or everywhere, since a day or since ever."""
+    """What to sum: one user's, in chats alone or everywhere, since a day or since ever."""
 
-    user_id: str | None = None
+    user_id: str
     chat_only: bool = False
     since: datetime | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Everybody:
+    """What all users together have used, by day: read once, and summed in any way."""
+
+    days: Sequence[Mapping[str, Any]]
+
+    def total(self, *, chat_only: bool = False) -> Used:
+        """Sum everything."""
+        return _sum(row for _, row in self._rows(chat_only=chat_only))
+
+    def by_day(self, *, chat_only: bool = False) -> list[tuple[str, Used]]:
+        """Sum by UTC day (`YYYY-MM-DD`), oldest first; days without use are left out."""
+        found: dict[str, list[Mapping[str, Any]]] = {}
+        for day, row in self._rows(chat_only=chat_only):
+            found.setdefault(day, []).append(row)
+        return [(day, _sum(rows)) for day, rows in sorted(found.items())]
+
+    def by_model(self, *, chat_only: bool = False) -> list[tuple[str, str, Used]]:
+        """Sum by model and provider, most tokens first."""
+        found: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+        for _, row in self._rows(chat_only=chat_only):
+            found.setdefault((row["_id"]["model"], row["_id"]["provider"]), []).append(row)
+        return _ordered([(*names, _sum(rows)) for names, rows in found.items()])
+
+    def likely_first(self, most: int) -> list[str]:
+        """Name the users with the most tokens, as far as the first ones of each day tell."""
+        tokens: Counter[str] = Counter()
+        for day in self.days:
+            tokens.update({user["_id"]: user["tokens"] for user in day["top"]})
+        return [user for user, _ in tokens.most_common(most)]
+
+    def _rows(self, *, chat_only: bool) -> Iterator[tuple[str, Mapping[str, Any]]]:
+        for day in self.days:
+            for row in day["rows"]:
+                if row["_id"]["chat"] or not chat_only:
+                    yield day["_id"], row
+
+
+async def everybody(database: Database, since: datetime | None) -> Everybody:
+    """Read what all users have used since the day of a moment."""
+    return Everybody(await days.sums(database, _first_day(since)))
+
+
 async def total(database: Database, selection: Selection) -> Used:
-    """Sum everything selected."""
+    """Sum everything that one user has used."""
     sums = await _grouped(database, selection, None)
     return sums[0][1] if sums else Used()
 
 
 async def by_day(database: Database, selection: Selection) -> list[tuple[str, Used]]:
-    """Sum by UTC day (`YYYY-MM-DD`), oldest first; days without use are left out."""
+    """Sum what one user has used by UTC day (`YYYY-MM-DD`), oldest first; days without use are left out."""
     sums = await _grouped(database, selection, "$day")
     return sorted((str(day), used) for day, used in sums)
 
 
 async def by_model(database: Database, selection: Selection) -> list[tuple[str, str, Used]]:
-    """Sum by model and provider, most tokens first."""
+    """Sum what one user has used by model and provider, most tokens first."""
     sums = await _grouped(database, selection, {"model": "$model", "provider": "$provider"})
-    rows = [(group["model"], group["provider"], used) for group, used in sums]
-    return sorted(rows, key=lambda row: (-row[2].tokens, row[0]))
+    return _ordered([(group["model"], group["provider"], used) for group, used in sums])
 
 
-async def by_user(database: Database, selection: Selection, most: int) -> list[tuple[str, Used]]:
-    """Sum by user, most tokens first, at most `most` of them."""
-    sums = await _grouped(database, selection, "$userId", most=most)
-    return [(str(user), used) for user, used in sums]
+async def by_user(
+    database: Database, since: datetime | None, found: Everybody, most: int
+) -> list[tuple[str, Used]]:
+    """Sum by user, most tokens first, at most `most` of them.
+
+    Who comes into question is decided by the first fifty of each day; what is said of them is exact.
+    """
+    match = {"day": {"$gte": _first_day(since)}, "userId": {"$in": found.likely_first(_CANDIDATES * most)}}
+    sums = [(str(user), used) for user, used in await _group(database, match, "$userId")]
+    return sorted(sums, key=lambda row: (-row[1].tokens, row[0]))[:most]
 
 
 async def by_session(database: Database, user_id: str, session_ids: Sequence[str]) -> dict[str, Used]:
@@ -73,33 +125,35 @@ async def by_session(database: Database, user_id: str, session_ids: Sequence[str
     return {str(row["sessionId"]): _used(row) async for row in found}
 
 
-async def _grouped(
-    database: Database, selection: Selection, key: Any, *, most: int | None = None
-) -> list[tuple[Any, Used]]:
-    names = ("requests", "prompt", "completion", "usdPico", "inrPico")
-    stages: list[Mapping[str, Any]] = [
-        {"$match": _match(selection)},
-        {"$group": {"_id": key, **{name: {"$sum": f"${name}"} for name in names}}},
-    ]
-    if most is not None:
-        stages += [
-            {"$set": {"all": {"$add": ["$prompt", "$completion"]}}},
-            {"$sort": {"all": -1, "_id": 1}},
-            {"$limit": most},
-        ]
-    cursor = await database[ROLLUPS].aggregate(stages)
+async def _grouped(database: Database, selection: Selection, key: Any) -> list[tuple[Any, Used]]:
+    """Sum what one user has used."""
+    match: dict[str, Any] = {"day": {"$gte": _first_day(selection.since)}, "userId": selection.user_id}
+    if selection.chat_only:
+        match["chat"] = True
+    return await _group(database, match, key)
+
+
+async def _group(database: Database, match: Mapping[str, Any], key: Any) -> list[tuple[Any, Used]]:
+    amounts = {name: {"$sum": f"${name}"} for name in AMOUNTS}
+    cursor = await database[ROLLUPS].aggregate([{"$match": match}, {"$group": {"_id": key, **amounts}}])
     return [(row["_id"], _used(row)) async for row in cursor]
 
 
-def _match(selection: Selection) -> dict[str, Any]:
+def _first_day(since: datetime | None) -> str:
     # The first day there can be keeps the roll-ups of sessions and keys, which have none, out of the sums.
-    since = "0000" if selection.since is None else selection.since.astimezone(UTC).strftime("%Y-%m-%d")
-    match: dict[str, Any] = {"day": {"$gte": since}}
-    if selection.user_id is not None:
-        match["userId"] = selection.user_id
-    if selection.chat_only:
-        match["chat"] = True
-    return match
+    return "0000" if since is None else since.astimezone(UTC).strftime("%Y-%m-%d")
+
+
+def _ordered(rows: list[tuple[str, str, Used]]) -> list[tuple[str, str, Used]]:
+    return sorted(rows, key=lambda row: (-row[2].tokens, row[0]))
+
+
+def _sum(rows: Iterable[Mapping[str, Any]]) -> Used:
+    totals = dict.fromkeys(AMOUNTS, 0)
+    for row in rows:
+        for name in AMOUNTS:
+            totals[name] += row[name]
+    return _used(totals)
 
 
 def _used(row: Mapping[str, Any]) -> Used:

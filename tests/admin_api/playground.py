@@ -15,6 +15,7 @@ from proxy.core.routing import Role
 from proxy.documents import User
 from proxy.server import utc_now
 from tests.gateway import RunningGateway, provider_settings, running_gateway
+from tests.proxy.stage import ONE_TRY
 from tests.upstreams import HuggingFace, OpenRouter, serving
 
 OPENROUTER_KEY = "sk-or-v1-for-tests"
@@ -83,6 +84,7 @@ async def playground(
                 "huggingface", huggingface.base_url, api_key_env="TEST_KEY", tier="free"
             ),
         }
+        settings = {"resilience": ONE_TRY, **settings}
         keys = {"openrouter": (OPENROUTER_KEY,), "huggingface": (HUGGINGFACE_KEY,)}
         async with running_gateway(
             mongodb_uri, providers, provider_keys=keys, clock=clock, **settings

@@ -92,7 +92,11 @@ async def test_the_document_is_served_where_it_may_be(mongodb_uri: str) -> None:
                 assert "http" not in re.sub(r'"type": ?"http"', "", response.text).replace(
                     "https://, http://", ""
                 )
-            assert (await gateway.http.get("/docs")).status_code == 404
+            page = await gateway.http.get("/docs")
+            assert page.status_code == status
+            assert page.headers["content-type"].startswith(
+                "text/html" if status == 200 else "application/json"
+            )
 
 
 async def test_real_answers_are_as_described(mongodb_uri: str) -> None:
@@ -248,7 +252,7 @@ async def _operate(place: Playground, judge: Judge, account: Account) -> None:
             for wish in ({"model": FREE}, {"model": FREE, "stream": True}, {"model": "no/such"}, {}):
                 judge.check(await http.post(f"/v1/{api}", headers=headers, json={**asked, **wish}))
     judge.check(await http.get("/v1/requests/req_0", headers=key))
-    for path in ("/", "/health", "/health/ready", "/metrics", "/docs/openapi.json"):
+    for path in ("/", "/health", "/health/ready", "/metrics", "/docs", "/docs/openapi.json"):
         judge.check(await http.get(path))
 
 

@@ -78,7 +78,7 @@ def test_query_parameters() -> None:
     assert read_choice(request_for("/"), "sort", ("up", "down"), default="up") == "up"
     assert read_choice(request_for("/?sort=down"), "sort", ("up", "down"), default="up") == "down"
     assert read_integer(request_for("/?n=007"), "n", default=1, least=1, most=10) == 7
-    for wrong in ("/?q=1&q=2", "/?q=" + "x" * 201):
+    for wrong in ("/?q=1&q=2", "/?q=" + "x" * 201, "/?q=%00", "/?q=a%00b"):
         with pytest.raises(InvalidRequest, match="Validation failed: q: "):
             read_text(request_for(wrong), "q")
     for wrong in ("/?sort=left", "/?sort=", "/?sort=UP"):

@@ -180,7 +180,7 @@ async def test_a_real_prometheus_scrapes_two_gateways(
     async with running_gateway(mongodb_uri) as one, running_gateway(mongodb_uri) as two:
         hosts = [gateway.base_url.removeprefix("http://") for gateway in (one, two)]
         async with prometheus(tmp_path, project, *hosts) as http, asyncio.timeout(60):
-            while await _up(http) != 2:  # noqa: ASYNC110  Prometheus is asked
+            while await _value(http, "sum(up)") != 2:  # noqa: ASYNC110  Prometheus is asked
                 await asyncio.sleep(0.1)
             for gateway in (one, two):
                 key = await gateway.key()
@@ -197,14 +197,11 @@ async def test_a_real_prometheus_scrapes_two_gateways(
 HELLO = {"model": "demo/echo", "messages": [{"role": "user", "content": "hello there"}]}
 
 
-async def _up(http: httpx.AsyncClient) -> float:
+async def _value(http: httpx.AsyncClient, query: str) -> float:
+    """Ask Prometheus; 0 while it does not answer yet, or has no such series."""
     try:
-        return await _value(http, "sum(up)")
+        answer = await http.get("/query", params={"query": query})
     except httpx.TransportError:
         return 0.0
-
-
-async def _value(http: httpx.AsyncClient, query: str) -> float:
-    answer = (await http.get("/query", params={"query": query})).json()
-    result = answer.get("data", {}).get("result", [])
+    result = answer.json()["data"]["result"] if answer.is_success else []
     return float(result[0]["value"][1]) if result else 0.0

@@ -20,7 +20,9 @@ import httpx
 import pytest
 from pymongo import MongoClient
 
+from proxy.errors import PayloadTooLarge, envelope, openai_body
 from proxy.routes import Timeouts
+from proxy.server import utc_now
 from proxy.settings import Limits
 from tests.proxy.stage import FREE, ask
 from tests.server_process import ServerProcess, free_port, serving_process
@@ -68,10 +70,10 @@ def directives(project: Path) -> dict[str, str]:
 
 
 def test_it_says_what_a_gateway_needs(project: Path) -> None:
-    """Bodies and answers have more room and time than the gateway's own bounds, and nothing holds streams back."""
+    """Bodies have as much room as the gateway gives, answers more time, and nothing holds streams back."""
     found = directives(project)
     assert found["proxy_http_version"] == "1.1"
-    assert int(found["client_max_body_size"].removesuffix("m")) * 2**20 > Limits().chat_body_bytes
+    assert int(found["client_max_body_size"].removesuffix("m")) * 2**20 == Limits().chat_body_bytes
     assert int(found["proxy_read_timeout"].removesuffix("s")) > Timeouts().total
     assert found["ignore_invalid_headers"] == "off"
     assert not {"proxy_ignore_headers", "gzip", "gzip_types", "proxy_cache"} & set(found)
@@ -192,15 +194,21 @@ def _statuses(port: int, request: bytes) -> list[str]:
     return re.findall(r"HTTP/1\.[01] (\d{3})", seen.decode("latin-1"))
 
 
-def _passes_refusals_on(front: Front) -> None:
+def _refuses_in_our_shapes(front: Front) -> None:
     big = json.dumps(ask(FREE, "x" * (Limits().chat_body_bytes + 1024)))
     headers = {"authorization": f"Bearer {front.key}", "content-type": "application/json"}
     answer = httpx.post(f"{front.url}/v1/chat/completions", content=big, headers=headers, timeout=30)
     assert answer.status_code == 413
-    assert answer.json()["error"]["code"] == "request_too_large"
+    ours = PayloadTooLarge("The body is too large.")
+    assert answer.json() == {**_envelope(ours), **openai_body(ours)}
     assert httpx.get(f"{front.url}/metrics").status_code == 404
     unknown = httpx.get(f"{front.url}/v1/models/openai%2Fgpt-4o-mini", headers=headers)
     assert unknown.json()["error"]["code"] == "model_not_found"
+
+
+def _envelope(error: PayloadTooLarge) -> dict[str, Any]:
+    told = envelope(error, now=utc_now())
+    return {name: value for name, value in told.items() if name != "timestamp"}
 
 
 def _notices_a_client_that_leaves(front: Front, mongodb_uri: str) -> None:
@@ -232,7 +240,7 @@ def test_nginx_in_front_of_a_gateway(project: Path, mongodb_uri: str, tmp_path: 
     with fronted(tmp_path, project, mongodb_uri) as front:
         _streams_unbuffered(front)
         _knows_the_client(front)
-        _passes_refusals_on(front)
+        _refuses_in_our_shapes(front)
         _refuses_smuggling(front)
         _notices_a_client_that_leaves(front, mongodb_uri)
         assert front.server.stop() == 0

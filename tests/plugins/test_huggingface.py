@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from plugins.contract import (
     ApiCall,
+    ChecksKeys,
     FailureKind,
     Head,
     ModelInfo,
@@ -261,3 +262,14 @@ def test_a_failed_response_says_its_status_in_words() -> None:
         assert failure is not None
         assert (failure.kind, failure.message) == (kind, message)
     assert ROUTER.read_error({"error": None}) is None
+
+
+def test_a_key_is_tried_at_a_model_that_nobody_has() -> None:
+    """The router refuses a wrong key before it looks for the model, and a right one costs nothing."""
+    request = ROUTER.key_request("hf_x")
+    assert isinstance(ROUTER, ChecksKeys)
+    assert (request.method, request.path) == ("POST", "/chat/completions")
+    assert request.headers["Authorization"] == "Bearer hf_x"
+    sent = orjson.loads(request.body or b"")
+    assert sent["max_tokens"] == 1
+    assert "no-such" in sent["model"]

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from plugins.contract import (
     ApiCall,
+    ChecksKeys,
     Failure,
     FailureKind,
     Head,
@@ -253,3 +254,11 @@ def test_no_caller_escapes_the_bound(body: dict[str, Any], price: int) -> None:
     assert Decimal(str(bounds["prompt"])) <= price
     assert Decimal(str(bounds["completion"])) <= price
     assert Decimal(str(bounds["request"])) <= 0
+
+
+def test_a_key_is_tried_where_keys_are_looked_at() -> None:
+    """The list of models is open to everybody, so the key itself is asked for."""
+    request = ROUTER.key_request("sk-or-v1-x")
+    assert isinstance(ROUTER, ChecksKeys)
+    assert (request.method, request.path) == ("GET", "/key")
+    assert request.headers["Authorization"] == "Bearer sk-or-v1-x"

@@ -7,7 +7,7 @@ import inspect
 import json
 import math
 import socket
-from collections.abc import AsyncIterator, Iterator, MutableMapping
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +19,7 @@ from httpx_aiohttp import AiohttpTransport
 from openai import AsyncOpenAI
 
 from proxy import database
-from proxy.asgi import Application, StartFailed
+from proxy.asgi import Application, Message, StartFailed
 from proxy.core.routing import Role
 from proxy.metering.direct import DirectMeter
 from proxy.metering.verify import verify
@@ -29,6 +29,7 @@ from tests.proxy.stage import FREE, MINI, ask
 from tests.upstreams import Behaviour, OpenRouter, serving
 
 Events = list[dict[str, Any]]
+PATHS = ("/v1/models", "/v1/messages", "/api/auth/me")
 
 
 @dataclass(frozen=True)
@@ -164,24 +165,62 @@ async def test_an_application_returns_when_the_request_it_was_left_with_is_over(
         key = await stage.gateway.key(role=Role.PREMIUM)
         stage.openrouter.script.enqueue(Behaviour(pieces=10, delay_between=0.05, provider="Groq"))
         content = json.dumps(ask(MINI, stream=True)).encode()
-        messages: list[MutableMapping[str, Any]] = [{"type": "http.request", "body": content}]
-        has_begun = asyncio.Event()
-
-        async def receive() -> MutableMapping[str, Any]:
-            if messages:
-                return messages.pop()
-            await has_begun.wait()
-            return {"type": "http.disconnect"}
-
-        async def send(message: MutableMapping[str, Any]) -> None:
-            if message.get("body"):
-                has_begun.set()
-
-        headers = [(b"host", b"x"), (b"authorization", f"Bearer {key}".encode())]
-        await stage.application(scope("POST", "/v1/chat/completions", headers), receive, send)
+        sent = await hold(stage.application, key, {"body": content}, leaves=True)
         (event,) = await stage.events()
+        assert sent[0]["status"] == 200
         assert event["outcome"] == "client_gone"
         assert event["tokens"]["completion"] == stage.openrouter.books[-1].completion_tokens
+
+
+async def test_half_a_body_is_no_request(mongodb_uri: str) -> None:
+    """A client that leaves in the middle of its body is let go; one that does not go on is answered 408."""
+    async with staged(mongodb_uri) as stage:
+        key = await stage.gateway.key()
+        half = {"body": b'{"model":', "more_body": True}
+        assert await hold(stage.application, key, half, leaves=True) == []
+        stage.application._body_seconds = 0.1
+        start, body = await hold(stage.application, key, half, leaves=False)
+        assert start["status"] == 408
+        assert json.loads(body["body"])["error"]["code"] == "request_timeout"
+        assert await stage.events() == []
+        assert len(stage.openrouter.books) == 0
+
+
+async def test_websockets_are_refused(mongodb_uri: str) -> None:
+    """There is nothing to be had by a WebSocket, and that is said at once."""
+    sent: list[Message] = []
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    application = Application(Settings(jwt_secret=JWT_SECRET), mongodb_uri)
+    await application({"type": "websocket", "path": "/"}, asyncio.Queue[Message]().get, send)
+    assert sent == [{"type": "websocket.close"}]
+
+
+async def hold(
+    application: Application, key: str, body: dict[str, Any], *, leaves: bool
+) -> list[dict[str, Any]]:
+    """Make one request as an ASGI server does, and return what was sent; the client `leaves` as soon as it can."""
+    content = [{"type": "http.request", **body}]
+    may_leave, sent = asyncio.Event(), list[dict[str, Any]]()
+    if body.get("more_body"):
+        may_leave.set()
+
+    async def receive() -> Message:
+        if content:
+            return content.pop()
+        await (may_leave if leaves else asyncio.Event()).wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message: Message) -> None:
+        sent.append(dict(message))
+        if message.get("body"):
+            may_leave.set()
+
+    headers = [(b"host", b"x"), (b"authorization", f"Bearer {key}".encode())]
+    await application(scope("POST", "/v1/chat/completions", headers), receive, send)
+    return sent
 
 
 async def test_the_account_service_works(mongodb_uri: str) -> None:
@@ -258,9 +297,11 @@ async def test_a_start_that_fails_is_tried_again(mongodb_uri: str, silent_databa
             listening(application, lifespan=False) as base_url,
             httpx.AsyncClient(base_url=base_url, transport=AiohttpTransport(trust_env=False)) as http,
         ):
-            refused = [await http.get(path) for path in ("/v1/models", "/api/auth/me")]
-            assert [(each.status_code, each.headers["retry-after"]) for each in refused] == [(503, "1")] * 2
-            assert refused[0].json()["error"]["message"] == refused[1].json()["message"]
+            refused = [await http.get(path) for path in PATHS]
+            assert [(each.status_code, each.headers["retry-after"]) for each in refused] == [(503, "1")] * 3
+            bodies = [each.json() for each in refused]
+            assert bodies[0]["error"]["message"] == bodies[1]["error"]["message"] == bodies[2]["message"]
+            assert (bodies[0]["error"]["code"], bodies[1]["type"]) == ("service_unavailable", "error")
             application._uri = mongodb_uri
             assert (await http.get("/health")).status_code == 200
         await application._stop()
@@ -288,7 +329,7 @@ def test_vercel_sees_an_application() -> None:
     assert list(inspect.signature(Application.__call__).parameters) == ["self", "scope", "receive", "send"]
 
 
-def scope(method: str, path: str, headers: list[tuple[bytes, bytes]]) -> MutableMapping[str, Any]:
+def scope(method: str, path: str, headers: list[tuple[bytes, bytes]]) -> Message:
     return {
         "type": "http",
         "asgi": {"version": "3.0"},

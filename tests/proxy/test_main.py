@@ -34,7 +34,7 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
         main(["--help"])
     assert ended.value.code == 0
     shown = capsys.readouterr().out
-    assert all(command in shown for command in ("serve", "keys", "admin"))
+    assert all(command in shown for command in ("serve", "keys", "admin", "doctor"))
 
 
 @pytest.mark.parametrize(

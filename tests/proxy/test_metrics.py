@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 from prometheus_client.parser import text_string_to_metric_families as families
 from prometheus_client.samples import Sample
 
 from proxy.core.routing import Role
 from proxy.metrics import Metrics
 from tests.proxy.stage import FREE, MINI, PLAIN, Stage, ask, staged
+from tests.server_process import environment
 from tests.upstreams import Behaviour
 
 
@@ -98,3 +103,33 @@ def test_two_gateways_in_one_process_do_not_meet() -> None:
     one.unpriced.labels("x").inc()
     assert b'provider="x"' in one.render()
     assert b'provider="x"' not in other.render()
+
+
+WORKER = """
+import sys
+from pathlib import Path
+from proxy import metrics
+folder, number = Path(sys.argv[1]), int(sys.argv[2])
+metrics.share(folder, number)
+made = metrics.Metrics(folder)
+made.unpriced.labels("x").inc()
+made.duration.labels("x", "completed").observe(0.2)
+made.in_flight.inc()
+made.ledger_drift.set(number)
+print(made.render().decode())
+"""
+
+
+def test_workers_share_their_metrics(tmp_path: Path) -> None:
+    """Counters and histograms add up over workers and their successors; gauges are those of the living."""
+    text = ""
+    for number in (0, 1, 1):
+        command = [sys.executable, "-c", WORKER, str(tmp_path), str(number)]
+        text = subprocess.run(command, capture_output=True, text=True, check=True, env=environment()).stdout
+    samples = [sample for family in families(text) for sample in family.samples]
+    assert value(samples, "aipasta_unpriced_requests_total", provider="x") == 3
+    assert value(samples, "aipasta_request_seconds_count", provider="x", outcome="completed") == 3
+    assert value(samples, "aipasta_request_seconds_bucket", le="0.25") == 3
+    assert value(samples, "aipasta_requests_in_flight") == 2
+    assert value(samples, "aipasta_ledger_drift") == 1
+    assert {tuple(sorted(sample.labels)) for sample in samples if "pid" in sample.labels} == set()

@@ -16,8 +16,9 @@ import pytest
 
 from plugins.contract import FailureKind, ProviderOptions, UpstreamRequest
 from plugins.openai_compatible import OpenAICompatible as Plugin
-from proxy.relay import MAX_ANSWER_BYTES, Endpoint, Relay, RelayFailed, translated, transport_for
+from proxy.relay import MAX_ANSWER_BYTES, Endpoint, Relay, RelayFailed, translated
 from proxy.routes import Timeouts
+from proxy.transport import transport_for
 from tests.upstreams import Behaviour, Failure, OpenAICompatible
 
 PATIENCE = Timeouts(connect=1, first_byte=1, idle=1, total=5)

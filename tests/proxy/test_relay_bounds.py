@@ -17,8 +17,9 @@ import pytest
 
 from plugins.contract import FailureKind, ProviderOptions, UpstreamRequest
 from plugins.openai_compatible import OpenAICompatible as Plugin
-from proxy.relay import MAX_ANSWER_BYTES, Endpoint, Relay, RelayFailed, transport_for
+from proxy.relay import MAX_ANSWER_BYTES, Endpoint, Relay, RelayFailed
 from proxy.routes import Timeouts
+from proxy.transport import transport_for
 from tests.gateway import RunningGateway, provider_settings, running_gateway
 from tests.proxy.stage import ask
 

@@ -159,6 +159,7 @@ async def test_the_log_of_requests_can_be_switched_off(mongodb_uri: str, capsysb
         ("a" * 128, True),
         ("req_000000000000000000000000", True),
         ("a" * 129, False),
+        (f"aipasta_{'x' * 38}", False),
         ("", False),
         ("two words", False),
         ("<script>", False),

@@ -6,7 +6,10 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
+import yaml
 
+from proxy.core.routing import Member
+from proxy.routes import Resilience
 from proxy.settings import Settings, SettingsError, load
 from tests.gateway import JWT_SECRET
 
@@ -140,6 +143,11 @@ def test_several_keys_of_a_provider_are_separated_by_commas(monkeypatch: pytest.
         ("providers: {x: {plugin: demo, colour: red}}", "providers.x.colour"),
         ("providers: {x: {plugin: demo, timeouts: {idle: 0}}}", "providers.x.timeouts.idle"),
         ("aliases: {x: 5}", "aliases"),
+        ("fallbacks: {x: [{model: a/b, timeouts: {idle: 0}}]}", "fallbacks.x.0.timeouts.idle"),
+        ("fallbacks: {x: [{model: a/b, patience: 5}]}", "fallbacks.x.0.patience"),
+        ("{aliases: {x: a/b}, fallbacks: {x: [c/d]}}", "'x'"),
+        ("resilience: {retries: {attempts: 0}}", "resilience.retries.attempts"),
+        ("resilience: {breaker: {failure_rate: 2}}", "resilience.breaker.failure_rate"),
         ("- a", "must be a mapping"),
         ("a: [", "cannot be read"),
     ],
@@ -181,6 +189,10 @@ def test_production_is_strict(name: str, monkeypatch: pytest.MonkeyPatch) -> Non
         ("JWT_SECRET", "your-super-secret-jwt-key-change-this-in-production"),
         ("MONGODB_URI", ""),
         ("ALLOWED_ORIGINS", "*"),
+        ("ALLOWED_ORIGINS", "https://app.example.com,*"),
+        ("JWT_SECRET", "password-password-password-password"),
+        ("JWT_SECRET", "change-me-to-something-of-32-characters"),
+        ("LOG_LEVEL", "debug"),
     ):
         with monkeypatch.context() as patch:
             patch.setenv(variable, bad)
@@ -192,6 +204,23 @@ def test_an_alias_is_one_id_or_many(config: Path) -> None:
     """An alias in the file names one model or several."""
     config.write_text("aliases: {fast: a/b, best: [c/d, e/f]}")
     assert load().aliases == {"fast": ("a/b",), "best": ("c/d", "e/f")}
+
+
+def test_aliases_and_fallbacks_are_routes(config: Path) -> None:
+    """Both are names with targets in order; a target keeps the timeouts that are its own, and counts in the longest."""
+    config.write_text(
+        "aliases: {fast: a/b}\nfallbacks: {best: [{model: c/d, timeouts: {first_byte: 2, total: 900}}, e/f]}"
+    )
+    settings = load()
+    best = (Member("c/d", {"first_byte": 2, "total": 900}), Member("e/f"))
+    assert settings.routes == {"fast": (Member("a/b"),), "best": best}
+    assert settings.longest_exchange == 900
+
+
+def test_the_files_resilience_is_the_default(project: Path) -> None:
+    """What config.yaml says of retries, breakers and keys set aside is what holds without it."""
+    text = (project / "config.yaml").read_text(encoding="utf-8")
+    assert Resilience.model_validate(yaml.safe_load(text)["resilience"]) == Resilience()
 
 
 def test_limits_belong_to_roles() -> None:

@@ -69,11 +69,12 @@ async def soak(folder: Path, seconds: float, most: float, clients: int, seed: in
     async with world(folder, random.Random(seed)) as made:
         await made.start_gateways(1, CONFIG_FILE=str(_configuration(made)))
         async with traffic(made, most) as load:
+            began = time.monotonic()
             tasks = [asyncio.create_task(load.run()) for _ in range(clients)]
-            await _watch(made, load, tasks, done, seconds)
+            await _watch(made, load, tasks, done, began + seconds)
             load.is_over = True
             await asyncio.gather(*tasks)
-            done.samples.append(_sample(made, load, done.samples[0].seconds))
+            done.samples.append(_sample(made, load, began))
             done.faults += [f"{count} times `{name}`" for name, count in load.surprises.items()]
             done.faults += await _faults_at_rest(made, load)
             say(f"answers: {dict(sorted(load.statuses.items()))}")
@@ -87,13 +88,14 @@ async def soak(folder: Path, seconds: float, most: float, clients: int, seed: in
 
 
 async def _watch(
-    made: World, load: Traffic, tasks: Sequence[asyncio.Task[None]], done: Soak, seconds: float
+    made: World, load: Traffic, tasks: Sequence[asyncio.Task[None]], done: Soak, end: float
 ) -> None:
     """Take samples until the time is over or the traffic ends."""
     began = time.monotonic()
+    seconds = end - began
     # Where only the number of requests is known, samples are taken often at first, and every other one dropped later.
     pause = seconds / SAMPLES if math.isfinite(seconds) else 0.5
-    while time.monotonic() - began < seconds and not all(task.done() for task in tasks):
+    while time.monotonic() < end and not all(task.done() for task in tasks):
         done.samples.append(_sample(made, load, began))
         if len(done.samples) >= 4 * SAMPLES:
             done.samples, pause = done.samples[::2], 2 * pause

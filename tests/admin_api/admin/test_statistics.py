@@ -9,6 +9,7 @@ import pytest
 
 from proxy.core.routing import Role
 from tests.admin_api.playground import FREE, playground
+from tests.upstreams import Behaviour
 
 PAID = "openai/gpt-4o"
 
@@ -118,6 +119,23 @@ async def test_the_system_is_measured(mongodb_uri: str) -> None:
         providers = {provider["name"]: provider for provider in metrics["providers"]}
         assert providers.keys() == {"openrouter", "huggingface"}
         assert all(provider["isFresh"] and provider["models"] > 0 for provider in providers.values())
+        assert providers["openrouter"]["apiKeys"] == {"total": 1, "setAside": 0}
+
+
+async def test_a_provider_in_trouble_shows(mongodb_uri: str) -> None:
+    """A key that is refused and a target that is spared stand in the system's view."""
+    resilience = {"breaker": {"least_requests": 1}}
+    async with playground(mongodb_uri, resilience=resilience) as place:
+        place.openrouter.script.always(Behaviour(error="401_bad_key"))
+        person, admin = await place.person(Role.PREMIUM), await place.person(Role.ADMIN)
+        refused = await person.post("/api/chat", {"message": "Hello", "modelId": PAID})
+        assert refused.status_code == 502
+        providers = (await admin.get("/api/admin/system")).json()["data"]["metrics"]["providers"]
+        shown = next(provider for provider in providers if provider["name"] == "openrouter")
+        assert shown["apiKeys"] == {"total": 1, "setAside": 1}
+        (breaker,) = shown["breakers"]
+        assert (breaker["model"], breaker["state"]) == (PAID, "open")
+        assert 0 < breaker["seconds"] <= 5
 
 
 @pytest.mark.parametrize("encode", [True, False])

@@ -52,6 +52,7 @@ async def test_users_are_searched_filtered_sorted_and_paged(mongodb_uri: str) ->
 
 
 BAD_QUERIES = (
+    "search=%00",  # which the database refuses in a pattern
     "limit=0",
     "limit=101",
     "limit=1e9",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import httpx
@@ -171,6 +172,22 @@ async def test_login_says_nothing_about_who_exists(mongodb_uri: str) -> None:
         assert len({len(answer.content) for answer in answers}) == 1
         refused = await login(gateway, inactive.email)
         assert message_of(refused, 401) == "Your account has been deactivated. Please contact support."
+
+
+async def test_login_works_as_hard_for_everybody(mongodb_uri: str) -> None:
+    """Unknown, disabled and known accounts cost the same: the hash, and as many looks at the database."""
+    async with running_gateway(mongodb_uri) as gateway:
+        user = await user_with_password(gateway)
+        inactive = await user_with_password(gateway, isActive=False)
+        emails = {"unknown": "nobody@example.com", "disabled": inactive.email, "known": user.email}
+        work: dict[str, list[float]] = {name: [] for name in emails}
+        for name, email in list(emails.items()) * 4:
+            began = time.process_time()
+            assert (await login(gateway, email, f"wrong {len(work[name])}")).status_code == 401
+            work[name].append(time.process_time() - began)
+        least = {name: min(times) for name, times in work.items()}
+        # The hash is nearly all of it; without it an answer would take a tenth.
+        assert max(least.values()) < 1.6 * min(least.values()), least
 
 
 async def test_users_of_a_taken_over_database_sign_in(mongodb_uri: str) -> None:

@@ -14,7 +14,14 @@ from proxy.core.bill import Bill, Counted
 from proxy.core.pricing import Charge, CostSource
 from proxy.documents import EVENTS, Outcome, UsageEvent
 from proxy.metering.contract import AttemptRecord, Reservation
-from proxy.metering.event import correction, correction_id, is_unknown, totals_of, usage_event
+from proxy.metering.event import (
+    correction,
+    correction_id,
+    decimal128,
+    is_unknown,
+    totals_of,
+    usage_event,
+)
 from tests.proxy.metering.meters import PRICE, connected, settlement, want
 
 HELD = {"Rd_20261123": 1, "Rm_202611": 1, "Tm_202611": 150}
@@ -108,3 +115,9 @@ def test_an_event_and_its_correction_are_the_truth(
 def test_the_price_of_the_fixture_is_exact() -> None:
     """The amounts that these tests use are exact in pico-dollars, so that nothing above is rounded away."""
     assert (PRICE.prompt * 10**12) % 1 == 0
+
+
+@given(st.decimals(allow_nan=True, allow_infinity=True) | st.decimals("0", "10000", places=18))
+def test_an_amount_is_stored_with_all_its_digits(amount: Decimal) -> None:
+    """The quick conversion and the database's own make the same of every number."""
+    assert decimal128(amount).bid == Decimal128(amount).bid

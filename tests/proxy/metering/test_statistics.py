@@ -35,23 +35,24 @@ async def test_every_cut_is_the_sum_of_the_events(mongodb_uri: str, tmp_path: Pa
         await meter.flush()
         events = await books.events()
         assert len(events) == 12
-        everything = await statistics.total(books.database, Selection())
-        assert everything == summed(events)
+        everybody = await statistics.everybody(books.database, None)
+        assert everybody.total() == summed(events)
+        assert everybody.by_day() == [(today.strftime("%Y-%m-%d"), summed(events))]
         mine = [event for event in events if event["userId"] == USER]
         assert await statistics.total(books.database, Selection(user_id=USER)) == summed(mine)
         ((day, used),) = await statistics.by_day(books.database, Selection(user_id=USER))
         assert (day, used) == (today.strftime("%Y-%m-%d"), summed(mine))
-        by_model = {model: used for model, _, used in await statistics.by_model(books.database, Selection())}
+        by_model = {model: used for model, _, used in everybody.by_model()}
         assert {model: used.requests for model, used in by_model.items()} == Counter(
             event["model"] for event in events
         )
-        users = await statistics.by_user(books.database, Selection(), 1)
+        users = await statistics.by_user(books.database, None, everybody, 1)
         assert [(user, used.requests) for user, used in users] == [(USER, 8)]
         chats = [event for event in events if event["sessionId"]]
-        chat_only = await statistics.total(books.database, Selection(chat_only=True))
-        assert chat_only == summed(chats)
-        tomorrow = Selection(since=today + timedelta(days=1))
-        assert await statistics.total(books.database, tomorrow) == Used()
+        assert everybody.total(chat_only=True) == summed(chats)
+        tomorrow = today + timedelta(days=1)
+        assert (await statistics.everybody(books.database, tomorrow)).total() == Used()
+        assert await statistics.total(books.database, Selection(USER, since=tomorrow)) == Used()
 
 
 def summed(events: Any) -> Used:

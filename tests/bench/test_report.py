@@ -1,0 +1,71 @@
+"""Tests of bench/report.py: the tables say what was measured, who is missing and what is over its budget."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bench import report
+from bench.measure import ALONE, LONG, MANY_KEYS, SHORT, STREAM
+
+
+def rows(cpu: float | None, milliseconds: float) -> list[dict[str, Any]]:
+    """Make the same figures for every scenario."""
+    figures = {
+        "requests": 100,
+        "per_second": 10.0,
+        "cpu_us": cpu,
+        "mongod_us": None,
+        "median_ms": milliseconds,
+        "p99_ms": milliseconds,
+        "first_byte_ms": milliseconds,
+        "refused": 0,
+    }
+    names = (ALONE, SHORT, LONG, MANY_KEYS, STREAM, "stream, 1 connection")
+    return [{"scenario": name, **figures} for name in names]
+
+
+def gateway(cpu: float | None, milliseconds: float, **values: Any) -> dict[str, Any]:
+    """Make what was found of one gateway."""
+    return {
+        "version": "1.2",
+        "start_seconds": 1.0,
+        "memory_mib": 80.0,
+        "memory": None,
+        "rows": rows(cpu, milliseconds),
+        "failures": {},
+        **values,
+    }
+
+
+RESULTS = {
+    "date": "2026-11-25",
+    "machine": "two cores",
+    "rounds": 3,
+    "seconds": 2.0,
+    "gateways": {
+        "direct": gateway(None, 0.1),
+        "ours": gateway(400.0, 1.1),
+        "litellm": gateway(14_000.0, 15.1),
+        "portkey": gateway(1_000.0, 3.1, failures={STREAM: "HTTP/1.1 500"}),
+    },
+    "missing": {"nginx": "nginx is not on PATH"},
+}
+
+
+def test_the_summary_compares() -> None:
+    """Each gateway has its CPU beside ours, what it adds to the bare provider, and the reason where it has no figure."""
+    text = report.summary(RESULTS)
+    assert "| this gateway 1.2 | 400 us | 400 us | 1.00 ms |" in text
+    assert "| LiteLLM 1.2 | 14,000 us (35 times ours) |" in text
+    assert "| Portkey 1.2 | 1,000 us (2.5 times ours) | fails |" in text
+    assert "nginx, a bare proxy could not be measured: nginx is not on PATH." in text
+
+
+def test_what_is_over_its_budget_is_marked() -> None:
+    """A bound is kept at its figure, and everything above is marked."""
+    found = {what: figure <= most for what, figure, most in report.budget(RESULTS)}
+    assert found["CPU a chat, us"]
+    assert found["a chat's share of LiteLLM's"]
+    assert not found["a chat's share of Portkey's"]
+    assert "a stream's share of Portkey's" in found
+    assert report.markdown(RESULTS).count("**over**") == sum(not is_kept for is_kept in found.values()) > 0

@@ -1,0 +1,308 @@
+"""Tests of proxy/protocol.py on bare sockets: nothing is read twice, nothing is waited for too long, all is bounded."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import json
+from typing import Any
+
+import pytest
+
+from proxy.bounds import Bounds
+from proxy.core.routing import Role
+from tests.gateway import provider_settings, running_gateway
+from tests.proxy.core.test_heads import BAD
+from tests.proxy.stage import MINI, ask, staged
+from tests.raw import connected, exchange, statuses
+
+SMUGGLED = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
+POST = b"POST /api/auth/login HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+CHUNKED = POST + b"Transfer-Encoding: chunked\r\n\r\n"
+BAD_CHUNKS: tuple[bytes, ...] = (
+    b"0x3\r\nabc\r\n0\r\n\r\n",
+    b"3\r\nabcXX0\r\n\r\n",
+    b"3\r\nabcd\r\n0\r\n\r\n",
+    b"+3\r\nabc\r\n0\r\n\r\n",
+    b"-3\r\nabc\r\n0\r\n\r\n",
+    b" 3\r\nabc\r\n0\r\n\r\n",
+    b"3 \r\nabc\r\n0\r\n\r\n",
+    b"\r\nabc\r\n0\r\n\r\n",
+    b"3_0\r\nabc\r\n0\r\n\r\n",
+    "\u0663\r\nabc\r\n0\r\n\r\n".encode(),
+    b"3\nabc\r\n0\r\n\r\n",
+    b"3;a\x00b\r\nabc\r\n0\r\n\r\n",
+    b"3;" + b"a" * 300 + b"\r\nabc\r\n0\r\n\r\n",
+    b"3\r\nabc\r\n0\r\nX-Trailer: a\r\n\r\n",
+    b"ffffffffffffffffff\r\nabc\r\n0\r\n\r\n",
+)
+
+
+async def test_nothing_is_smuggled(mongodb_uri: str) -> None:
+    """Every ambiguous head and chunk is 400, the connection is closed, and what follows is never read as a request."""
+    async with running_gateway(mongodb_uri) as gateway:
+        heads = [head + b"\r\n" for head in BAD]
+        chunks = [CHUNKED + chunk for chunk in BAD_CHUNKS]
+        for data in (*heads, *chunks):
+            answer = await exchange(gateway.base_url, data + SMUGGLED)
+            assert statuses(answer) == [400], (data, answer)
+            assert b"\r\nconnection: close\r\n" in answer, data
+            assert b'"code":"VALIDATION_ERROR"' in answer, data
+
+
+async def test_what_is_right_stays_right(mongodb_uri: str) -> None:
+    """Chunks with extensions, an empty line before a request, 100-continue and pipelines are served in their order."""
+    async with running_gateway(mongodb_uri) as gateway, connected(gateway.base_url) as connection:
+        body = b'{"email":"a@example.com","password":"nonsense"}'
+        chunks = (
+            b"".join(b"%X;x=y\r\n%b\r\n" % (len(part), part) for part in (body[:10], body[10:]))
+            + b"0\r\n\r\n"
+        )
+        await connection.send(b"\r\n" + CHUNKED + chunks + SMUGGLED + SMUGGLED)
+        assert statuses(await connection.answer()) == [401]
+        assert statuses(await connection.answer()) == [200]
+        assert statuses(await connection.answer()) == [200]
+        await connection.send(POST + b"Content-Length: %d\r\nExpect: 100-continue\r\n\r\n" % len(body))
+        assert statuses(await connection.answer()) == [100]
+        await connection.send(body)
+        assert statuses(await connection.answer()) == [401]
+        await connection.send(b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        assert statuses(await connection.rest()) == [200]
+
+
+async def test_the_old_protocol(mongodb_uri: str) -> None:
+    """HTTP/1.0 is answered and closed, and its streams come without chunks and end with the connection."""
+    async with running_gateway(mongodb_uri) as gateway:
+        answer = await exchange(gateway.base_url, b"GET /health HTTP/1.0\r\n\r\n")
+        assert statuses(answer) == [200]
+        assert b"connection: close" in answer
+        body = json.dumps(ask("demo/echo", stream=True)).encode()
+        head = f"POST /v1/chat/completions HTTP/1.0\r\nAuthorization: Bearer {await gateway.key()}\r\n"
+        keep = f"Connection: keep-alive\r\nContent-Length: {len(body)}\r\n\r\n"
+        answer = await exchange(gateway.base_url, f"{head}{keep}".encode() + body)
+        assert statuses(answer) == [200]
+        _, _, stream = answer.partition(b"\r\n\r\n")
+        assert b"transfer-encoding" not in answer.lower()
+        assert stream.startswith(b"data: {")
+        assert stream.endswith(b"data: [DONE]\n\n")
+
+
+async def test_bodies_and_heads_have_limits(mongodb_uri: str) -> None:
+    """What is too large is refused from its Content-Length, before it is sent; a chat may be larger than the rest."""
+    async with running_gateway(mongodb_uri, limits={"chat_body_bytes": 200_000}) as gateway:
+        for path, size, status in (
+            (b"/api/auth/login", 65_537, 413),
+            (b"/nowhere", 65_537, 404),
+            (b"/v1/chat/completions", 200_001, 413),
+            (b"/api/chat", 200_001, 413),
+        ):
+            head = b"POST %b HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: %d\r\n\r\n" % (
+                path,
+                size,
+            )
+            answer = await exchange(gateway.base_url, head)
+            assert statuses(answer) == [status], (path, answer)
+            assert b"connection: close" in answer
+        large = POST + b"Content-Length: 30000000\r\n\r\n" + b"x" * 3_000_000
+        assert statuses(await exchange(gateway.base_url, large)) == [413]
+        endless = CHUNKED + b"8000\r\n" + b"x" * 0x8000 + b"\r\n8000\r\n" + b"x" * 0x8000 + b"\r\n1\r\n"
+        assert statuses(await exchange(gateway.base_url, endless)) == [413]
+        head = b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"x" * 17_000
+        assert statuses(await exchange(gateway.base_url, head)) == [431]
+        deep = b"[" * 30_000 + b"]" * 30_000
+        answer = await exchange(
+            gateway.base_url, POST + b"Connection: close\r\nContent-Length: %d\r\n\r\n" % len(deep) + deep
+        )
+        assert statuses(answer) == [400]
+
+
+@pytest.mark.parametrize(
+    ("data", "drip", "expected"),
+    [
+        (b"", b"", []),
+        (b"GET / HT", b"", [408]),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nX: ", b"y", [408]),
+        (POST + b"Content-Length: 1000\r\n\r\n", b"", [408]),
+        (POST + b"Content-Length: 1000\r\n\r\n", b"y", [408]),
+        (CHUNKED, b"1\r\ny\r\n", [408]),
+        (SMUGGLED, b"", [200]),
+    ],
+    ids=["silent", "half a line", "dripping head", "no body", "dripping body", "dripping chunks", "idle"],
+)
+async def test_nobody_is_waited_for_too_long(
+    mongodb_uri: str, data: bytes, drip: bytes, expected: list[int]
+) -> None:
+    """A head, a body and an idle connection have their seconds, which no byte prolongs."""
+    bounds = Bounds(head_seconds=1.0, body_seconds=1.0, idle_seconds=1.0)
+    async with (
+        running_gateway(mongodb_uri, connections=bounds) as gateway,
+        connected(gateway.base_url) as connection,
+    ):
+        await connection.send(data)
+        ending = asyncio.create_task(connection.rest())
+        while not ending.done():
+            await asyncio.sleep(0.1)
+            if drip and not ending.done():
+                connection.writer.write(drip)
+        answer = await ending
+        assert statuses(answer) == expected
+        assert (b'"REQUEST_TIMEOUT"' in answer) == (408 in expected)
+
+
+async def torrent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Answer as a provider whose stream never ends, in pieces of 64 KiB."""
+    head = await reader.readuntil(b"\r\n\r\n")
+    kind, first = b"application/json", b'{"object":"list","data":[{"id":"torrent","object":"model"}]}'
+    piece = b""
+    if head.startswith(b"POST"):
+        kind, first = b"text/event-stream", b""
+        delta = {"choices": [{"index": 0, "delta": {"content": "x" * 65_536}}]}
+        piece = b"data: %b\n\n" % json.dumps(delta).encode()
+    writer.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Type: %b\r\n\r\n%b" % (kind, first))
+    with contextlib.suppress(ConnectionError):
+        while piece:
+            writer.write(piece)
+            await writer.drain()
+    writer.close()
+
+
+async def test_a_reader_that_does_not_read_is_cut(mongodb_uri: str) -> None:
+    """Who does not take his stream loses it in the end, and its event says so."""
+    upstream = await asyncio.start_server(torrent, "127.0.0.1", 0)
+    provider = provider_settings(
+        "openai_compatible", f"http://127.0.0.1:{upstream.sockets[0].getsockname()[1]}", tier="free"
+    )
+    bounds = Bounds(reader_seconds=1.0)
+    async with running_gateway(mongodb_uri, {"torrent": provider}, connections=bounds) as gateway:
+        body = json.dumps(ask("torrent", stream=True)).encode()
+        head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {await gateway.key()}\r\n"
+        async with connected(gateway.base_url) as connection:
+            await connection.send(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+            async with asyncio.timeout(20):
+                while not (events := await gateway.events()):  # noqa: ASYNC110  the database is asked
+                    await asyncio.sleep(0.1)
+        assert [event["outcome"] for event in events] == ["client_gone"]
+    upstream.close()
+
+
+async def test_a_full_house_refuses_at_the_door(mongodb_uri: str) -> None:
+    """Past the bound on connections /health and /metrics answer, all else is 503 at once, and room is taken again."""
+    async with staged(mongodb_uri, connections=Bounds(most=3)) as stage:
+        gateway = stage.gateway
+        key = await gateway.key(role=Role.PREMIUM)
+        async with connected(gateway.base_url) as first, connected(gateway.base_url) as second:
+            held = [first, second]
+            for connection in held:
+                await connection.send(SMUGGLED)
+                assert statuses(await connection.answer()) == [200]
+            async with connected(gateway.base_url) as third:
+                await third.send(SMUGGLED)
+                await third.answer()
+                for path in (b"/v1/models", b"/api/auth/me", b"/nowhere"):
+                    for size in (0, 50_000):
+                        request = b"GET %b HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % (path, size)
+                        answer = await exchange(gateway.base_url, request + b"x" * size)
+                        assert statuses(answer) == [503], (path, answer)
+                        assert b"retry-after: 1" in answer
+                        assert b"connection: close" in answer
+                        assert b"x-request-id: req_" in answer
+                for path in (b"/health", b"/health/ready", b"/metrics"):
+                    answer = await exchange(gateway.base_url, b"GET %b HTTP/1.1\r\nHost: x\r\n\r\n" % path)
+                    assert statuses(answer) == [200]
+                await first.send(SMUGGLED)
+                assert statuses(await first.answer()) == [200]
+
+            async def has_room() -> bool:
+                return (await gateway.chat(key, ask(MINI))).status_code == 200
+
+            await stage.until(has_room)
+
+
+async def test_a_flood_is_not_even_answered(mongodb_uri: str) -> None:
+    """Past twice the bound a connection is dropped, and those that there are go on."""
+    async with running_gateway(mongodb_uri, connections=Bounds(most=2)) as gateway:
+        many = [
+            await asyncio.open_connection(*gateway.base_url.removeprefix("http://").split(":"))
+            for _ in range(9)
+        ]
+        dropped = 0
+        for reader, _ in many[4:]:
+            try:
+                dropped += await asyncio.wait_for(reader.read(), 5) == b""
+            except ConnectionResetError:
+                dropped += 1
+        assert dropped == 5
+        for reader, writer in many[:2]:
+            writer.write(SMUGGLED)
+            assert statuses(await reader.readuntil(b"\r\n\r\n")) == [200]
+        for _, writer in many:
+            writer.close()
+
+
+METHODS: tuple[tuple[bytes, bytes, int, bytes], ...] = (
+    (b"HEAD", b"/health", 200, b""),
+    (b"HEAD", b"/v1/models", 401, b""),
+    (b"HEAD", b"/nowhere", 404, b""),
+    (b"HEAD", b"/v1/chat/completions", 405, b""),
+    (b"OPTIONS", b"/health", 200, b""),
+    (b"OPTIONS", b"/v1/chat/completions", 200, b""),
+    (b"TRACE", b"/health", 405, b"{"),
+    (b"TRACE", b"/v1/chat/completions", 405, b"{"),
+    (b"CONNECT", b"/health", 405, b"{"),
+    (b"DELETE", b"/health", 405, b"{"),
+    (b"PATCH", b"/v1/chat/completions", 405, b"{"),
+    (b"BREW", b"/health", 405, b"{"),
+    (b"get", b"/health", 405, b"{"),
+    (b"GET", b"/nowhere", 404, b"{"),
+    (b"GET", b"/v1/nowhere", 404, b"{"),
+    (b"GET", b"/%00", 404, b"{"),
+    (b"GET", b"/health?x=%ff", 200, b"{"),
+    (b"GET", b"http://x/health", 200, b"{"),
+    (b"GET", b"//health", 404, b"{"),
+    (b"GET", b"nowhere", 400, b"{"),
+    (b"OPTIONS", b"*", 200, b""),
+    (b"CONNECT", b"x:80", 400, b"{"),
+)
+
+
+async def test_methods_and_targets(mongodb_uri: str) -> None:
+    """Every method and every form of target has its status; HEAD has no body, and an error always has its shape."""
+    async with running_gateway(mongodb_uri) as gateway:
+        for method, target, status, start in METHODS:
+            request = b"%b %b HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n" % (method, target)
+            answer = await exchange(gateway.base_url, request)
+            _, _, body = answer.partition(b"\r\n\r\n")
+            allowed = {200, 204} if (method, status) == (b"OPTIONS", 200) else {status}
+            assert set(statuses(answer)) <= allowed, (method, target, answer)
+            assert body[:1] == start, (method, target, answer)
+            if status == 405:
+                assert b"\r\nallow: " in answer, (method, target, answer)
+
+
+async def test_a_client_that_leaves_while_it_sends_is_gone(mongodb_uri: str) -> None:
+    """Heads and bodies that are cut off in the middle leave nothing behind."""
+    async with running_gateway(mongodb_uri) as gateway:
+        for data in (b"GET / HT", POST + b"Content-Length: 1000\r\n\r\nabc", CHUNKED + b"5\r\nab"):
+            async with connected(gateway.base_url) as connection:
+                await connection.send(data)
+        assert (await gateway.http.get("/health")).status_code == 200
+
+
+async def test_a_pipeline_of_chats(mongodb_uri: str) -> None:
+    """Chats of all sizes on one connection are answered one after the other, each with its own text."""
+    async with running_gateway(mongodb_uri) as gateway, connected(gateway.base_url) as connection:
+        user = await gateway.user(usageLimits={"monthlyTokens": 10**9})
+        key = await gateway.key(user)
+        requests: list[bytes] = []
+        for number, size in enumerate((1, 65_536, 10, 100_000, 1)):
+            content: Any = ask("demo/echo", f"{number} " + "x" * size, max_tokens=16)
+            body = json.dumps(content).encode()
+            head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key}\r\n"
+            requests.append(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+        sending = asyncio.create_task(connection.send(b"".join(requests)))
+        for number in itertools.islice(itertools.count(), 5):
+            answer = await connection.answer()
+            assert statuses(answer) == [200], answer
+            assert b'"content":"%d ' % number in answer.replace(b": ", b":")
+        await sending

@@ -1,0 +1,60 @@
+"""Tests of proxy/serving.py in the test's own loop; what a process makes of signals is in tests/test_process.py."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+
+from proxy import serving
+from proxy.core.routing import Role
+from proxy.server import create_app
+from proxy.settings import Settings
+from tests.gateway import JWT_SECRET
+from tests.proxy.stage import MINI, ask, staged
+from tests.raw import connected, statuses
+from tests.upstreams import Behaviour
+
+HEALTH = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+async def test_the_order_of_an_end(mongodb_uri: str) -> None:
+    """Idle connections are closed at once, new work is refused, a running stream ends well, and then all is closed."""
+    async with staged(mongodb_uri) as stage:
+        base_url, key = stage.gateway.base_url, await stage.gateway.key(role=Role.PREMIUM)
+        stage.openrouter.script.enqueue(Behaviour(pieces=20, delay_between=0.1))
+        running = asyncio.create_task(stage.gateway.chat(key, ask(MINI, stream=True)))
+        await stage.openrouter.books.until(
+            lambda books: bool(books) and books[-1].model_served is not None, 10
+        )
+        door = stage.gateway.app.ctx.door
+        async with connected(base_url) as idle:
+            await idle.send(HEALTH)
+            assert statuses(await idle.answer()) == [200]
+            door.is_draining = True
+            await idle.send(HEALTH.replace(b"/health", b"/v1/models"))
+            answer = await idle.rest()
+        assert statuses(answer) == [503]
+        assert b"connection: close" in answer
+        assert b"shutting down" in answer
+        assert (await running).text.endswith("data: [DONE]\n\n")
+
+
+async def test_nobody_is_let_in_before_the_parts_are_there(mongodb_uri: str) -> None:
+    """A gateway listens when it can serve, and not before."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        address = probe.getsockname()
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        app = create_app(Settings(jwt_secret=JWT_SECRET), mongodb_uri, name="test-serving")
+        server = await serving.create_server(app, listener)
+        with socket.socket() as early:
+            assert early.connect_ex(address) != 0
+        await serving.start(server)
+        async with connected(f"http://127.0.0.1:{address[1]}") as connection:
+            await connection.send(HEALTH)
+            assert statuses(await connection.answer()) == [200]
+            await serving.stop(server, 1)
+            assert await connection.rest() == b""
+        with socket.socket() as late:
+            assert late.connect_ex(address) != 0
