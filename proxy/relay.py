@@ -207,7 +207,7 @@ def _url(base_url: str, path: str) -> httpx.URL:
 
 def translated(exc: BaseException) -> RelayFailed:
     """Make the one exception of this module from any that an exchange can end with."""
-    # httpx-aiohttp maps several causes to one class; the cause is what tells them apart.
+    # A transport may map several causes to one class of httpx; the cause is what tells them apart.
     cause = exc.__cause__ if isinstance(exc, httpx.HTTPError) and exc.__cause__ is not None else exc
     for kind_of_exception, kind, message in _FAILURES:
         if isinstance(cause, kind_of_exception):
