@@ -131,7 +131,9 @@ class Traffic:
         return await self._status("POST", "/v1/chat/completions", json=body, headers=headers)
 
     async def _status(self, method: str, path: str, **request: Any) -> str:
-        return str((await self.http.request(method, path, **request)).status_code)
+        answer = await self.http.request(method, path, **request)
+        told = "" if answer.status_code in EXPECTED else f" {answer.text[:200]}"
+        return f"{answer.status_code}{told}"
 
 
 _KINDS: dict[str, tuple[int, Callable[[Traffic], Awaitable[str]]]] = {
