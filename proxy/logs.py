@@ -11,7 +11,7 @@ import logging
 import re
 import sys
 from collections.abc import Callable, Iterable, MutableMapping
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, TextIO, cast
 
 import orjson
 import structlog
@@ -45,7 +45,7 @@ def configure(level: str, secrets: Iterable[str] = ()) -> None:
         wrapper_class=structlog.make_filtering_bound_logger(level),
         cache_logger_on_first_use=True,
     )
-    handler = logging.StreamHandler(sys.stderr)
+    handler = logging.StreamHandler(cast("TextIO", _StandardError()))
     renderer: Any = _as_text if is_terminal else _as_json_text
     processors = [structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer]
     handler.setFormatter(structlog.stdlib.ProcessorFormatter(processors=processors, foreign_pre_chain=shared))
@@ -72,15 +72,13 @@ def request_logger(level: str) -> Any:
 
 
 class _StandardError:
-    """Where lines go; what serves requests does not end because nobody reads its log any more."""
+    """Where lines go, wherever that is by now; nothing ends because nobody reads its log any more."""
 
-    def __init__(self) -> None:
-        self._stream = sys.stderr.buffer
-
-    def write(self, line: bytes) -> None:
-        with contextlib.suppress(OSError):
-            self._stream.write(line)
-            self._stream.flush()
+    def write(self, line: bytes | str) -> None:
+        with contextlib.suppress(OSError, ValueError):  # broken, or closed
+            stream = sys.stderr.buffer
+            stream.write(line if isinstance(line, bytes) else line.encode(errors="backslashreplace"))
+            stream.flush()
 
     def flush(self) -> None:
         """Do nothing: every line is passed on at once."""

@@ -99,6 +99,13 @@ def create_app(
         gateway = app.ctx.gateway = await start_gateway(
             settings, mongodb_uri, metrics or Metrics(), app.ctx.request_log, clock
         )
+        try:
+            await _begin(gateway)
+        except BaseException:
+            await stop_gateway(gateway)
+            raise
+
+    async def _begin(gateway: Gateway) -> None:
         app.ctx.turns.start(gateway)
         if settings.admin_email and settings.admin_password:
             await accounts.ensure_admin(

@@ -17,6 +17,7 @@ import httpx
 import pytest
 from pymongo import MongoClient
 
+from proxy.__main__ import main
 from proxy.mongod import find_binary
 from tests.proxy.stage import MINI, OSS, ask, assert_equals_books
 from tests.server_process import PASSWORD, ServerProcess, free_port, run_command, serving_process
@@ -348,22 +349,23 @@ def assert_one_line(finished: subprocess.CompletedProcess[str]) -> None:
     assert finished.stderr.count("\n") == 1, finished.stderr
 
 
-def test_a_wrong_configuration_is_one_line(tmp_path: Path) -> None:
+def test_a_wrong_configuration_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Whatever is wrong with the configuration stops the start with one line that names it, and status 1."""
+    monkeypatch.chdir(tmp_path)
     strong = "k3J9x-Qw7Lm2Zp8Rt5Vb1Nc6Hd4Gf0Sa-and-more"
     production = {"ENVIRONMENT": "production", "JWT_SECRET": strong, "MONGODB_URI": "mongodb://127.0.0.1:9/x"}
     cases: list[tuple[str, dict[str, str], str]] = [
         ("colour: red\n", {}, "colour: there is no such setting"),
         ("drain_seconds: long\n", {}, "DRAIN_SECONDS"),
         ("jwt_secret: abc\n", {}, "JWT_SECRET"),
-        ("providers: {x: {plugin: nobody}}\n", {}, "no plugin 'nobody'"),
         ("providers: {x: {plugin: openai_compatible, base_url: ftp://x}}\n", {}, "base_url"),
         ("limits: {user: {daily_requests: -1}}\n", {}, "limits.user"),
         ("[1, 2]\n", {}, "must be a mapping"),
         ("a: [\n", {}, "cannot be read"),
         ("", {"PORT": "0"}, "PORT"),
         ("", {"CONFIG_FILE": "nowhere.yaml"}, "CONFIG_FILE"),
-        ("", {"MONGODB_URI": "postgres://x"}, "MONGODB_URI"),
         ("", {"ADMIN_EMAIL": "a@example.com"}, "ADMIN_PASSWORD"),
         ("", {"ENVIRONMENT": "production"}, "JWT_SECRET"),
         ("", {"NODE_ENV": "production", "JWT_SECRET": "change-me-please-0123456789-abcdef"}, "JWT_SECRET"),
@@ -372,11 +374,33 @@ def test_a_wrong_configuration_is_one_line(tmp_path: Path) -> None:
     ]
     for text, settings, named in cases:
         (tmp_path / "config.yaml").write_text(text)
-        finished = run_command(tmp_path, "serve", seconds=20, **{"PORT": str(free_port()), **settings})
-        assert finished.returncode == 1, (text, settings, finished.stdout)
-        assert named in finished.stderr, finished.stderr
-        assert_one_line(finished)
-        assert "0123456789-abcdef" not in finished.stderr
+        with monkeypatch.context() as patch:
+            for name, value in settings.items():
+                patch.setenv(name, value)
+            assert main(["serve"]) == 1, (text, settings)
+        _assert_one_line(capsys.readouterr().err, named)
+
+
+@pytest.mark.parametrize(
+    ("text", "uri", "named"),
+    [
+        ("providers: {x: {plugin: nobody}}\n", "", "no plugin 'nobody'"),
+        ("", "postgres://x", "MONGODB_URI"),
+    ],
+)
+def test_what_only_the_start_finds_is_one_line(tmp_path: Path, text: str, uri: str, named: str) -> None:
+    """What is known to be wrong when the parts are put together is one line too."""
+    (tmp_path / "config.yaml").write_text(text)
+    finished = run_command(tmp_path, "serve", seconds=20, PORT=str(free_port()), MONGODB_URI=uri)
+    assert finished.returncode == 1, finished.stdout
+    _assert_one_line(finished.stderr, named)
+
+
+def _assert_one_line(said: str, named: str) -> None:
+    assert said.startswith("error: ")
+    assert said.count("\n") == 1, said
+    assert named in said
+    assert "0123456789-abcdef" not in said
 
 
 def test_a_port_that_is_taken_is_one_line(tmp_path: Path, mongodb_uri: str) -> None:

@@ -426,8 +426,8 @@ def test_somebody_elses_mongod_is_not_taken_for_ours(
     data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A MongoDB that answers on our port, and works on other files, is refused."""
-    monkeypatch.setattr(mongod, "START_SECONDS", 1.0)
     with embedded_mongod(tmp_path / "theirs") as theirs, Gateway(data_dir) as gateway:
+        monkeypatch.setattr(mongod, "START_SECONDS", 1.0)
         gateway.read()
         gateway.kill()
         (data_dir / "mongodb" / "port").write_text(str(recorded_port(tmp_path / "theirs")))

@@ -75,8 +75,10 @@ def _count_part(part: Any) -> int:
     text = part.get("text")
     if isinstance(text, str):
         return count(text)
-    nested = part.get("content") or part.get("input")
-    return count_json(nested) if nested else TOKENS_PER_PART
+    nested = part.get("content", part.get("input"))
+    if nested is None and part.get("type") not in ("tool_use", "tool_result"):
+        return TOKENS_PER_PART
+    return count_json(nested)
 
 
 def text_of(content: Any) -> str:

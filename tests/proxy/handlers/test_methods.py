@@ -21,7 +21,14 @@ async def test_every_path_has_its_methods(mongodb_uri: str) -> None:
 
 async def test_head_is_get_without_its_body(mongodb_uri: str) -> None:
     """HEAD has the status and the headers that GET has, its length included, and no body, on errors too."""
-    varying = {"x-request-id", "date", "ratelimit-remaining", "ratelimit-reset", "content-length"}
+    varying = {
+        "x-request-id",
+        "request-id",
+        "date",
+        "ratelimit-remaining",
+        "ratelimit-reset",
+        "content-length",
+    }
     async with running_gateway(mongodb_uri) as gateway:
         headers = {"authorization": f"Bearer {await gateway.key()}"}
         for path in (

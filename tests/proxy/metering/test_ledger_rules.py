@@ -48,7 +48,7 @@ LIMITS = UserLimits(40, 1000, 12_000)
 KEY_LIMITS = KeyLimits(total_budget=Decimal("0.01"), concurrent_requests=6)
 FAULTS = st.lists(st.sampled_from([None, *Fault]), max_size=3)
 SELDOM = st.integers(0, 5)
-EXAMPLES, STEPS, HAVOC = 40, 8, 40
+EXAMPLES, STEPS, HAVOC = 15, 8, 40
 _numbers = itertools.count()
 
 
