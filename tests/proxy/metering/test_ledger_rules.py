@@ -22,7 +22,6 @@ from hypothesis.stateful import (
     RuleBasedStateMachine,
     initialize,
     invariant,
-    precondition,
     rule,
     run_state_machine_as_test,
 )
@@ -133,7 +132,6 @@ class LedgerRules(RuleBasedStateMachine):
                 self._end(admitted, ending)
         self.trouble.faults = []
 
-    @precondition(lambda self: self.open)
     @rule(
         endings=st.lists(st.tuples(st.integers(0, 5), st.sampled_from(list(Ending))), min_size=1, max_size=6)
     )
@@ -199,7 +197,6 @@ class LedgerRules(RuleBasedStateMachine):
         self.lost.add(name)
         self.do(self.recovery.book_lost(name))
 
-    @precondition(lambda self: self.lost)
     @rule(at=st.integers(0, 1))
     def wake_up(self, at: int) -> None:
         """Have a lost worker notice it: it ends under its name, and goes on under a new one."""
