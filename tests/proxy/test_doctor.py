@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import re
-from collections.abc import AsyncIterator, Callable, Mapping
+import warnings
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -30,6 +32,15 @@ from tests.test_process import standalone_mongod
 from tests.upstreams import Behaviour, HuggingFace, OpenAICompatible, OpenRouter, serving
 
 DEMO = {"demo": ProviderSettings(plugin="demo")}
+
+
+@pytest.fixture(autouse=True)
+def _collected() -> Iterator[None]:
+    """Collect what the driver leaves at once: it forgets the socket of a greeting that was never answered."""
+    yield
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
 
 
 async def examined(

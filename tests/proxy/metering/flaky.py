@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 from enum import StrEnum
 from typing import Any, cast
 
-from pymongo.errors import NetworkTimeout
+from pymongo.errors import NetworkTimeout, PyMongoError
 
 from proxy.database import Database
 
@@ -46,13 +47,15 @@ class FlakyDatabase:
         fault = self.faults.pop(0) if self.faults else None
         if fault is None:
             return await command()
-        match fault:
-            case Fault.HALF_DONE if half is not None:
-                await half()
-            case Fault.DONE | Fault.HALF_DONE:
-                await command()
-            case Fault.DONE_LATER:
-                self.under_way.append(command)
+        # Whatever the server says to it, nobody hears that.
+        with contextlib.suppress(PyMongoError):
+            match fault:
+                case Fault.HALF_DONE if half is not None:
+                    await half()
+                case Fault.DONE | Fault.HALF_DONE:
+                    await command()
+                case Fault.DONE_LATER:
+                    self.under_way.append(command)
         raise NetworkTimeout("no answer")
 
     async def arrive(self) -> None:
