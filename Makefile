@@ -16,7 +16,7 @@ run: ## Install what is needed and start the gateway on http://localhost:5000
 
 test: ## Run every test (a part of them: make test ARGS="tests/proxy -k stream")
 	@sh tools/bootstrap.sh dev
-	@$(python) -m pytest -n 3 --dist worksteal $(ARGS)
+	@$(python) -m pytest -n 2 --dist worksteal $(ARGS)
 
 torture: ## Torture the meter with kills, freezes and cheats, about five minutes (make torture ARGS="--minutes 1 --seed 7")
 	@sh tools/bootstrap.sh dev

@@ -78,7 +78,7 @@ async def test_a_budget_is_never_overspent(mongodb_uri: str, tmp_path: Path, run
                 await meter.settle(reservation, settlement(dice.randint(1, 100), completion))
                 return "served"
 
-            outcomes = Counter(await asyncio.gather(*(any_request((one, two)[n % 2]) for n in range(120))))
+            outcomes = Counter(await asyncio.gather(*(any_request((one, two)[n % 2]) for n in range(60))))
             # The budget covers eleven of the largest worst cases at once; how many more there are is the dice's.
             assert outcomes["served"] + outcomes["refunded"] >= 11
             assert outcomes["InsufficientFunds"] + outcomes["RateLimited"] > 0
