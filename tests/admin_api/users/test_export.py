@@ -6,6 +6,8 @@ import json
 from datetime import datetime
 from decimal import Decimal
 
+import pymongo
+
 from proxy.core.routing import Role
 from proxy.server import utc_now
 from tests.admin_api.accounts import signed_in
@@ -68,7 +70,8 @@ async def test_a_large_export_is_streamed(mongodb_uri: str) -> None:
             {"userId": account.id, "sessionId": "s", "role": "user", "content": f"{number} " + "x" * 500}
             for number in range(3000)
         ]
-        await place.gateway.parts.database["chatmessages"].insert_many(messages)
+        with pymongo.timeout(30):  # a request's own time is not meant for so much
+            await place.gateway.parts.database["chatmessages"].insert_many(messages)
         headers = {"authorization": f"Bearer {account.token}"}
         async with place.gateway.http.stream("GET", "/api/user/export", headers=headers) as response:
             pieces = [piece async for piece in response.aiter_raw()]
