@@ -13,6 +13,7 @@ from proxy.core.api import ApiRequest
 from proxy.core.pricing import to_pico
 from proxy.core.routing import Target
 from proxy.core.rules import used_of
+from proxy.core.values import frozen
 from proxy.health import Health
 from proxy.metering.contract import Meter, Reservation, Settlement, Want
 from proxy.metering.event import is_over_hold
@@ -36,7 +37,7 @@ class Client(Protocol):
         """Send a piece at once, waiting for a slow reader; raise `ClientGone`."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Answer:
     """What became of a call: the body (empty when it went to the client as a stream), and what was recorded."""
 
@@ -45,7 +46,7 @@ class Answer:
     settlement: Settlement | None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Plan:
     """What was decided about a call before anything was done for it."""
 

@@ -219,7 +219,7 @@ class Metrics:
         """Return the exposition in Prometheus' text format."""
         return generate_latest(self._all())
 
-    def value(self, name: str) -> float:
+    def frozen(self, name: str) -> float:
         """Return the present value of a metric that has no labels."""
         return self._all().get_sample_value(name) or 0.0
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from plugins.contract import ModelInfo, Price, Provider
 from proxy.core.api import ApiRequest
+from proxy.core.values import frozen
 from proxy.errors import InvalidRequest, NotFound, PaidModel, PermissionDenied, Unavailable
 
 _FREE = Price(Decimal(0), Decimal(0))
@@ -58,7 +59,7 @@ class Entry:
         return _FREE if self.info.price is None and self.is_declared_free else self.info.price
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Target:
     """Where to send a request: a catalogue entry, and the id to ask its provider for (with any suffix).
 

@@ -20,6 +20,7 @@ from plugins.contract import Price
 from proxy.core.bill import Bill
 from proxy.core.limits import UserLimits, day_ends, month_ends
 from proxy.core.pricing import to_pico
+from proxy.core.values import frozen
 
 _PICO = Decimal(10) ** 12
 _KEPT = 4_096
@@ -64,7 +65,7 @@ class KeyLimits:
         return any(budget is not None for budget in budgets)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Rule:
     """One limit: what it counts, its window, how much of it there is, and what the request holds of it."""
 
@@ -90,7 +91,7 @@ class Rule:
         return (available - self.fixed) // self.slope
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Demand:
     """The sizes that a request's holds are computed from: upper bounds, and the price they are held at."""
 
