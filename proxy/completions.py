@@ -145,7 +145,8 @@ class Completions:
     def _want(self, call: Call, targets: Sequence[Target]) -> Want:
         asked, media = call.asked, self._bounds.media
         context = _largest(target.entry.info.context_length for target in targets)
-        price = pricing.dearest(target.entry.price for target in targets)
+        prices = [target.entry.dearest for target in targets]
+        price = prices[0] if len(prices) == 1 else pricing.dearest(prices)
         if price is None and call.caller.key_limits is not None and call.caller.key_limits.has_budget:
             raise unpriced(asked.model)
         most = _largest(target.entry.info.max_output_tokens for target in targets)

@@ -140,7 +140,12 @@ class Standing:
 
 
 class Meter(Protocol):
-    """What the data plane knows of metering."""
+    """What the data plane knows of metering.
+
+    `settles_at_once` says that `settle` never waits for anything, so that nothing can keep it from coming to its end.
+    """
+
+    settles_at_once: bool
 
     async def start(self) -> None:
         """Begin the background work; called once, before the first request."""
