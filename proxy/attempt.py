@@ -26,7 +26,7 @@ NOTE_SECONDS = 2.0
 """How often a long stream is noted, so that a process that dies leaves a fair estimate behind."""
 
 _SLACK = 1 / 16
-"""The part of its patience that a stream may get more of: a timer set anew for every chunk took 3 us of it."""
+"""The part of its patience that a stream may get more of: setting a timer anew for every chunk took 1.4 % of its CPU."""
 
 NOT_A_STREAM = Failure(FailureKind.PROVIDER, "The provider answered a stream as a whole.")
 PAST_THE_CAP = Failure(FailureKind.PROVIDER, "The provider went past the output limit of this request.")

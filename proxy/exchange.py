@@ -162,7 +162,7 @@ class Exchange:
         self._observe(reached[-1], reservation, settlement)
         settling = self._services.meter.settle(reservation, settlement)
         if self._services.meter.settles_at_once:
-            await settling  # it ends before anybody else runs: a task of its own would cost 30 us
+            await settling  # nobody else runs before its end: a task for it took 2 % of a chat's CPU
         else:
             await asyncio.wait({self._in_background(settling)}, timeout=SETTLE_SECONDS)
         return settlement

@@ -205,7 +205,7 @@ class Metrics:
                 counter.labels(name)
 
     def of_call(self, api: str, provider: str, model: str, outcome: str) -> CallSeries:
-        """Return the series of a call; looking each up by its labels takes 27 us a call, this less than one."""
+        """Return the series of a call; looking each up by its labels takes over 20 us a call, this less than one."""
         key = (api, provider, model, outcome)
         found = self._of_calls.get(key)
         if found is None:

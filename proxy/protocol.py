@@ -150,7 +150,7 @@ class StrictHttp(Http):
             raise BadRequest("The head of the request is malformed.")
 
     def _take_small_body(self, request: Request) -> None:
-        """Take a body that has come with its head and that any route may have: waiting for it takes 15 us."""
+        """Take a body that has come with its head and that any route may have: reading it later took 1 % of a chat's CPU."""
         buffer, size = self.recv_buffer, self.request_bytes_left
         is_here = size <= min(len(buffer), self.protocol.door.least_body_bytes)
         if self.request_body is True and is_here and not self.expecting_continue:
@@ -202,7 +202,7 @@ class StrictHttp(Http):
         await self._send_as_it_is(data, end_stream)
 
     async def _send_hot(self, response: HotResponse, data: bytes, *, is_whole: bool) -> None:
-        """Send an answer that knows its head, which Sanic would put together of strings: 40 us less (measured)."""
+        """Send an answer that knows its head, for which Sanic takes 1.9 % of a chat's CPU, and this 0.8."""
         head = response.head(len(data) if is_whole else None, keep_alive=self.keep_alive)
         if data and not is_whole:
             data = b"%x\r\n%b\r\n" % (len(data), data)

@@ -12,7 +12,7 @@ T = TypeVar("T")
 def frozen(kind: type[T]) -> type[T]:
     """Make a dataclass of a class, whose fields mypy forbids to set again.
 
-    `frozen=True` forbids it at run time, and makes each field cost four times as much: of some 150 fields a request
-    that was a twentieth of its CPU (measured).
+    `frozen=True` forbids it at run time, and a value of 14 fields takes 2.7 times as long to make (measured): of a
+    chat's CPU 3 % went there.
     """
     return dataclass(slots=True, unsafe_hash=True)(kind)

@@ -37,7 +37,7 @@ class HotResponse(HTTPResponse):
     """An answer of /v1 that writes its head itself; of the headers of every answer, one that it sets itself wins.
 
     Names are in lower case, and in a plain dictionary. Sanic sets, copies, cleans and encodes each header one by one:
-    57 us for an answer, and 8 this way.
+    57 us for an answer.
     """
 
     __slots__ = ("_is_with_tls",)

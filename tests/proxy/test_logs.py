@@ -131,7 +131,7 @@ def test_nobody_has_to_read_the_log() -> None:
 
 
 def test_a_line_about_a_request_is_cheap(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
-    """It takes a small part of what a request may take; the bound is far above the measured 6 us of CPU."""
+    """It takes a small part of what a request may take; the bound is far above the 24 us that a busy machine took of CPU."""
     log, count = logs.RequestLogger(is_debugging=False), 2_000
     fields = {f"field{number}": "openai/gpt-4o-mini" for number in range(14)}
     began = time.process_time()
