@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import pytest
 
 from proxy.mongod import embedded_mongod
 from proxy.settings import Settings
+from tests.databases import Databases
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -30,11 +30,20 @@ def mongodb_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield mongod.uri
 
 
+@pytest.fixture(scope="session")
+def databases(mongodb_server: str) -> Iterator[Databases]:
+    """Yield the databases of that server."""
+    lent = Databases(mongodb_server)
+    yield lent
+    lent.close()
+
+
 @pytest.fixture
-def mongodb_uri(mongodb_server: str, request: pytest.FixtureRequest) -> str:
-    """Return the URI of a database that no other test uses."""
-    name = f"t{abs(hash(request.node.nodeid)) % 10**12}_{os.getpid()}"
-    return mongodb_server.replace("/aipasta?", f"/{name}?")
+def mongodb_uri(databases: Databases) -> Iterator[str]:
+    """Yield the URI of an empty database that no other test uses at the same time."""
+    name = databases.borrow()
+    yield databases.uri(name)
+    databases.give_back(name)
 
 
 @pytest.fixture
