@@ -1,7 +1,7 @@
 # Every task of the project: `make` lists them.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test torture fuzz soak audit bench bench-streams bench-data profile check format lock
+.PHONY: help run test torture fuzz soak audit bench bench-streams bench-workers bench-data profile check format lock
 python := .venv/bin/python
 PEERS ?= litellm portkey nginx
 
@@ -41,6 +41,10 @@ bench: ## Measure the gateway beside its peers, under ten minutes (alone: make b
 bench-streams: ## Hold a thousand streams open on two workers (make bench-streams ARGS="--streams 200")
 	@sh tools/bootstrap.sh dev
 	@$(python) -m bench streams $(ARGS)
+
+bench-workers: ## Measure what a second worker brings (make bench-workers ARGS="--workers 4")
+	@sh tools/bootstrap.sh dev
+	@$(python) -m bench workers $(ARGS)
 
 bench-data: ## Measure lists and statistics on a large database (make bench-data ARGS="--events 200000")
 	@sh tools/bootstrap.sh dev

@@ -1,4 +1,4 @@
-"""The command line of the measurements: `compare`, `streams`, `profile` and `data`."""
+"""The command line of the measurements: `compare`, `streams`, `workers`, `profile` and `data`."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from bench.gateways import PEERS
 from bench.measure import SCENARIOS, SHORT, STREAM
 from bench.profiling import profile
 from bench.scale import measure_scale
+from bench.scaling import measure_scaling
 from bench.streams import Load, hold_streams
 
 
@@ -36,8 +37,13 @@ def main() -> int:
     many.add_argument("--streams", type=int, default=1_000)
     many.add_argument("--chunks", type=int, default=200, help="of each stream")
     many.add_argument("--per-second", type=float, default=20.0, help="chunks of each stream")
-    many.add_argument("--workers", type=int, default=2, help="gateway processes on one database")
+    many.add_argument("--workers", type=int, default=2, help="the setting WORKERS")
     many.set_defaults(command=_streams)
+    more = commands.add_parser("workers", help="what a second worker brings")
+    more.add_argument("--workers", type=int, default=2)
+    more.add_argument("--rounds", type=int, default=5)
+    more.add_argument("--seconds", type=float, default=2.0, help="of one round")
+    more.set_defaults(command=_workers)
     where = commands.add_parser("profile", help="where the CPU goes")
     where.add_argument("scenarios", nargs="*", default=[SHORT, STREAM], help="names as in bench/results.md")
     where.add_argument("--seconds", type=float, default=8.0)
@@ -72,6 +78,11 @@ def _compare(options: argparse.Namespace) -> int:
 def _streams(options: argparse.Namespace) -> int:
     wanted = Load(options.streams, options.chunks, options.per_second, options.workers)
     print(uvloop.run(hold_streams(wanted)))
+    return 0
+
+
+def _workers(options: argparse.Namespace) -> int:
+    print(uvloop.run(measure_scaling(options.workers, options.rounds, options.seconds)))
     return 0
 
 
