@@ -1,7 +1,7 @@
 # Every task of the project: `make` lists them.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test torture fuzz soak audit bench bench-streams bench-workers bench-data profile check format lock
+.PHONY: help run test test-long torture fuzz soak audit bench bench-streams bench-workers bench-data profile check format lock
 python := .venv/bin/python
 PEERS ?= litellm portkey nginx
 
@@ -14,9 +14,13 @@ run: ## Install what is needed and start the gateway on http://localhost:5000
 	@sh tools/bootstrap.sh run
 	@exec $(python) -m proxy serve
 
-test: ## Run every test (a part of them: make test ARGS="tests/proxy -k stream")
+test: ## Run the tests, in under five minutes (a part of them: make test ARGS="tests/proxy -k stream")
 	@sh tools/bootstrap.sh dev
-	@$(python) -m pytest -n 2 --dist worksteal $(ARGS)
+	@$(python) -m pytest -n 2 --dist worksteal -m "not long" $(ARGS)
+
+test-long: ## Run the tests that take a minute or so each: schemathesis, installations, a bad day of the providers
+	@sh tools/bootstrap.sh dev
+	@$(python) -m pytest -n 2 --dist worksteal -m long $(ARGS)
 
 torture: ## Torture the meter with kills, freezes and cheats, about five minutes (make torture ARGS="--minutes 1 --seed 7")
 	@sh tools/bootstrap.sh dev

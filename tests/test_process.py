@@ -23,7 +23,6 @@ from tests.proxy.stage import MINI, OSS, ask, assert_equals_books
 from tests.server_process import PASSWORD, ServerProcess, free_port, run_command, serving_process
 from tests.upstreams import Behaviour, HuggingFace, OpenRouter
 
-pytestmark = pytest.mark.slow
 HELLO: Any = ask("demo/echo")
 ADMIN = {"ADMIN_EMAIL": "root@example.com", "ADMIN_PASSWORD": PASSWORD}
 

@@ -32,7 +32,6 @@ from tests.server_process import free_port, run_command, serving_process
 from tests.upstreams import Behaviour, HuggingFace, OpenRouter
 from tests.upstreams.failure import Failure
 
-pytestmark = pytest.mark.slow
 ADMIN = "root@example.com"
 ASHA = "asha@example.com"
 

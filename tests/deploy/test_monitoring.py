@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import pytest
 import yaml
 from httpx_aiohttp import AiohttpTransport
 
@@ -169,7 +168,6 @@ async def prometheus(folder: Path, project: Path, *targets: str) -> AsyncIterato
         await process.wait()
 
 
-@pytest.mark.slow
 async def test_a_real_prometheus_scrapes_two_gateways(
     project: Path, mongodb_uri: str, tmp_path: Path
 ) -> None:

@@ -186,7 +186,6 @@ async def test_a_database_that_is_not_there() -> None:
         assert "provider demo" in found
 
 
-@pytest.mark.slow
 async def test_a_single_server_is_a_warning(tmp_path: Path) -> None:
     """A standalone MongoDB will do; that its data are on one machine is said."""
     with standalone_mongod(tmp_path / "db") as uri:
@@ -256,7 +255,6 @@ def test_a_disk_that_is_nearly_full(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         assert (finding.verdict, "Make room" in finding.advice) == (verdict, True)
 
 
-@pytest.mark.slow
 def test_the_command(tmp_path: Path, mongodb_uri: str) -> None:
     """`python -m proxy doctor` prints a line for each thing, no secret, and its status says whether the gateway can serve."""
     secrets: dict[str, Any] = {
