@@ -15,13 +15,12 @@ from typing import Any
 import httpx
 import pymongo
 
-from admin_api import documents
+from admin_api.documents import DOCUMENTS
 from bench.compare import provider
 from bench.data import ADMIN_EMAIL, HEAVY_EMAIL, PASSWORD, Size, fill
 from bench.gateways import Running, worker
 from bench.processes import read
 from proxy import database
-from proxy.documents import SHARED
 from proxy.metering.rollups import INDEXES, ROLLUPS
 from proxy.mongod import embedded_mongod
 
@@ -62,7 +61,7 @@ async def _fill(uri: str, size: Size) -> str:
     client = database.connect(uri)
     try:
         store = database.database_of(client, "aipasta")
-        await database.prepare(store, [*SHARED, *documents()])
+        await database.prepare(store, DOCUMENTS)
         await store[ROLLUPS].create_indexes(list(INDEXES))
         with pymongo.timeout(3_600):
             quick = store.with_options(write_concern=pymongo.WriteConcern(1, j=False))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, get_args
 from urllib.parse import unquote
 
-from sanic import Blueprint, HTTPResponse, Request, Sanic
+from sanic import HTTPResponse, Request, Sanic
 
 from admin_api import access, audit
 from admin_api.access import SignedIn
@@ -20,6 +20,7 @@ from admin_api.pagination import read_page
 from admin_api.users.schemas import PERIODS
 from admin_api.users.view import view_user, view_users
 from admin_api.validation import read_body, read_choice, read_id, read_text
+from proxy.blueprint import Blueprint
 from proxy.gateway import gateway_of
 from proxy.metering.verify import account_ids, verify
 
