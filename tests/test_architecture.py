@@ -27,6 +27,7 @@ DATA_PLANE = {
     "proxy.errors",
     "proxy.call",
     "proxy.gateway",
+    "proxy.indexes",
     "proxy.metering",
     "proxy.metrics",
     "proxy.security",
