@@ -105,11 +105,14 @@ async def show_system(request: Request, _caller: SignedIn) -> HTTPResponse:
 @blueprint.get("/ledger/verify")
 @access.admin
 async def verify_ledger(request: Request, _caller: SignedIn) -> HTTPResponse:
-    """Recompute the counters of up to a thousand accounts from their usage events; `next` is where to go on."""
+    """Recompute the counters of up to a thousand accounts, or of one user's, from their usage events.
+
+    `next` is where to go on.
+    """
     gateway = gateway_of(request)
-    after = read_text(request, "after", most=LONGEST_SEARCH)
+    user, after = (read_text(request, name, most=LONGEST_SEARCH) for name in ("user", "after"))
     await gateway.meter.flush()
-    ids = await account_ids(gateway.database, after=after or None, most=ACCOUNTS_VERIFIED)
+    ids = [user] if user else await account_ids(gateway.database, after=after or None, most=ACCOUNTS_VERIFIED)
     report = await verify(gateway.database, ids)
     ledger = {
         "accounts": report.accounts,
