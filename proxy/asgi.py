@@ -19,8 +19,9 @@ from sanic import Sanic
 from sanic.exceptions import RequestCancelled
 
 from proxy import background, database, logs
+from proxy.clock import utc_now
 from proxy.errors import PayloadTooLarge, RequestTimeout, Unavailable, anthropic_body, envelope, openai_body
-from proxy.server import App, create_app, utc_now
+from proxy.server import App, create_app
 from proxy.settings import Settings, SettingsError, load
 
 BODY_SECONDS = 60.0

@@ -18,11 +18,12 @@ from sanic import Sanic
 from admin_api.users.schemas import NewApiKey
 from admin_api.users.service import create_api_key
 from proxy import serving
+from proxy.clock import utc_now
 from proxy.core.routing import Role
 from proxy.documents import User
 from proxy.gateway import Gateway
 from proxy.routes import Timeouts
-from proxy.server import App, create_app, utc_now
+from proxy.server import App, create_app
 from proxy.settings import ProviderSettings, Settings
 
 # Sanic compiles its own methods anew for every app, which works a second time in this mode alone.

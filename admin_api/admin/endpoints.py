@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, get_args
 from urllib.parse import unquote
 
-from sanic import Blueprint, HTTPResponse, Request, Sanic
+from sanic import HTTPResponse, Request, Sanic
 
 from admin_api import access, audit
 from admin_api.access import SignedIn
@@ -20,6 +20,7 @@ from admin_api.pagination import read_page
 from admin_api.users.schemas import PERIODS
 from admin_api.users.view import view_user, view_users
 from admin_api.validation import read_body, read_choice, read_id, read_text
+from proxy.blueprint import Blueprint
 from proxy.gateway import gateway_of
 from proxy.metering.verify import account_ids, verify
 
@@ -104,11 +105,14 @@ async def show_system(request: Request, _caller: SignedIn) -> HTTPResponse:
 @blueprint.get("/ledger/verify")
 @access.admin
 async def verify_ledger(request: Request, _caller: SignedIn) -> HTTPResponse:
-    """Recompute the counters of up to a thousand accounts from their usage events; `next` is where to go on."""
+    """Recompute the counters of up to a thousand accounts, or of one user's, from their usage events.
+
+    `next` is where to go on.
+    """
     gateway = gateway_of(request)
-    after = read_text(request, "after", most=LONGEST_SEARCH)
+    user, after = (read_text(request, name, most=LONGEST_SEARCH) for name in ("user", "after"))
     await gateway.meter.flush()
-    ids = await account_ids(gateway.database, after=after or None, most=ACCOUNTS_VERIFIED)
+    ids = [user] if user else await account_ids(gateway.database, after=after or None, most=ACCOUNTS_VERIFIED)
     report = await verify(gateway.database, ids)
     ledger = {
         "accounts": report.accounts,

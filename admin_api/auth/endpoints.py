@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sanic import Blueprint, HTTPResponse, Request
+from sanic import HTTPResponse, Request
 
 from admin_api import access, audit, ratelimit
 from admin_api.access import SignedIn
@@ -19,6 +19,7 @@ from admin_api.auth.schemas import (
 from admin_api.envelope import success
 from admin_api.users.view import view_user
 from admin_api.validation import read_body
+from proxy.blueprint import Blueprint
 from proxy.documents import User
 from proxy.errors import PermissionDenied, Unauthenticated
 from proxy.gateway import gateway_of

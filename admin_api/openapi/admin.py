@@ -130,7 +130,11 @@ OPERATIONS = (
     ),
     Operation("DELETE /api/admin/users/{user_id}", has_message=True, also=(400, 409)),
     Operation("GET /api/admin/system", {"metrics": _METRICS}),
-    Operation("GET /api/admin/ledger/verify", {"ledger": _LEDGER}, query={"after": text(LONGEST_SEARCH)}),
+    Operation(
+        "GET /api/admin/ledger/verify",
+        {"ledger": _LEDGER},
+        query={"after": text(LONGEST_SEARCH), "user": text(LONGEST_SEARCH)},
+    ),
     Operation("PATCH /api/admin/models/{model_id}", {"model": MODEL}, body=ModelEdit, has_message=True),
     Operation(
         "GET /api/admin/audit",

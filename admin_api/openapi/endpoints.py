@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import orjson
-from sanic import Blueprint, HTTPResponse, Request
+from sanic import HTTPResponse, Request
 
 from admin_api.openapi import page
 from admin_api.openapi.document import build
+from proxy.blueprint import Blueprint
 from proxy.errors import NotFound
 from proxy.gateway import gateway_of
 

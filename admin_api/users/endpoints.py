@@ -9,7 +9,7 @@ from urllib.parse import unquote
 
 import structlog
 from pymongo.errors import PyMongoError
-from sanic import Blueprint, HTTPResponse, Request
+from sanic import HTTPResponse, Request
 from sanic.exceptions import RequestCancelled
 
 from admin_api import access, audit, ratelimit
@@ -26,6 +26,7 @@ from admin_api.users.schemas import PERIODS, AccountDeletion, NewApiKey, Profile
 from admin_api.users.statistics import describe_use
 from admin_api.users.view import view_api_key, view_user
 from admin_api.validation import read_body, read_choice, read_id
+from proxy.blueprint import Blueprint
 from proxy.core.routing import Role
 from proxy.documents import User
 from proxy.errors import InvalidRequest, NotFound

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, StringConstraints, model_validator
 
 from admin_api.auth.schemas import Name, TypedPassword
-from admin_api.validation import Schema
+from admin_api.schema import Schema
 
 Permission = Literal["chat", "models"]
 PERMISSIONS: tuple[Permission, ...] = ("chat", "models")

@@ -8,10 +8,11 @@ from decimal import Decimal
 from typing import Any
 
 import orjson
-from sanic import Blueprint, HTTPResponse, Request
+from sanic import HTTPResponse, Request
 
 from plugins.contract import Price
 from proxy.auth import Caller
+from proxy.blueprint import Blueprint
 from proxy.core.pricing import from_pico
 from proxy.core.rules import Demand, Kind, Rule, ends_at, rules_of
 from proxy.documents import EVENTS

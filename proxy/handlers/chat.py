@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from sanic import Blueprint, HTTPResponse, Request
+from sanic import HTTPResponse, Request
 from sanic.exceptions import RequestCancelled
 
+from proxy.blueprint import Blueprint
 from proxy.call import ClientGone
 from proxy.completions import Call
 from proxy.core.api import Form, parse

@@ -7,9 +7,10 @@ from typing import Any
 from urllib.parse import unquote
 
 import orjson
-from sanic import Blueprint, HTTPResponse, Request
+from sanic import HTTPResponse, Request
 
 from plugins.contract import Price
+from proxy.blueprint import Blueprint
 from proxy.core.routing import Entry, may_use, unknown_model
 from proxy.gateway import gateway_of
 

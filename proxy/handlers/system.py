@@ -9,9 +9,10 @@ from typing import Any
 
 import orjson
 from prometheus_client import CONTENT_TYPE_LATEST
-from sanic import Blueprint, HTTPResponse, Request
+from sanic import HTTPResponse, Request
 
 from proxy import database
+from proxy.blueprint import Blueprint
 from proxy.errors import PermissionDenied, Unauthenticated, Unavailable
 from proxy.gateway import gateway_of
 

@@ -11,9 +11,9 @@ from typing import Any
 import httpx
 
 from admin_api.auth.sessions import open_session
+from proxy.clock import utc_now
 from proxy.core.routing import Role
 from proxy.documents import User
-from proxy.server import utc_now
 from tests.gateway import RunningGateway, provider_settings, running_gateway
 from tests.proxy.stage import ONE_TRY
 from tests.upstreams import HuggingFace, OpenRouter, serving

@@ -11,8 +11,8 @@ from sanic_routing.route import Route
 
 from admin_api import access
 from admin_api.access import SignedIn, rule_of
+from proxy.clock import utc_now
 from proxy.core.routing import Role
-from proxy.server import utc_now
 from proxy.settings import ProviderSettings
 from tests.admin_api.accounts import ORIGIN, is_good, message_of, signed_in
 from tests.gateway import JWT_SECRET, PASSWORD, RunningGateway, running_gateway

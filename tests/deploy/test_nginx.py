@@ -19,9 +19,9 @@ from typing import Any
 import httpx
 from pymongo import MongoClient
 
+from proxy.clock import utc_now
 from proxy.errors import PayloadTooLarge, envelope, openai_body
 from proxy.routes import Timeouts
-from proxy.server import utc_now
 from proxy.settings import Limits
 from tests.proxy.stage import FREE, ask
 from tests.server_process import ServerProcess, free_port, serving_process

@@ -17,7 +17,7 @@ from bson import json_util
 from pymongo import MongoClient
 
 from proxy import security
-from proxy.server import utc_now
+from proxy.clock import utc_now
 from tests.gateway import JWT_SECRET
 from tests.server_process import PROJECT, ServerProcess, run_command, serving_process
 

@@ -17,14 +17,15 @@ import pytest
 from pymongo import AsyncMongoClient
 from pymongo.errors import OperationFailure
 
-from admin_api import documents
+from admin_api.documents import DOCUMENTS
 from proxy import doctor
+from proxy.clock import utc_now
 from proxy.doctor import Doctor, Finding, Verdict, disk, skew
-from proxy.documents import SHARED
+from proxy.endpoints import endpoints
 from proxy.metrics import Metrics
 from proxy.relay import Relay
 from proxy.request_log import RequestLog
-from proxy.server import endpoints, start_gateway, stop_gateway, utc_now
+from proxy.server import start_gateway, stop_gateway
 from proxy.settings import ProviderSettings, Settings
 from tests.gateway import JWT_SECRET, provider_settings
 from tests.server_process import PASSWORD, free_port, run_command
@@ -56,7 +57,7 @@ async def examined(
     settings = settings.model_copy(update={"provider_keys": dict(keys or {})})
     relay = Relay(endpoints(settings, clock))
     found: dict[str, list[Finding]] = {}
-    async for finding in Doctor(settings, relay, [*SHARED, *documents()], clock=clock).examine(uri):
+    async for finding in Doctor(settings, relay, DOCUMENTS, clock=clock).examine(uri):
         found.setdefault(finding.subject, []).append(finding)
         assert "\n" not in finding.text
         assert (finding.advice != "") == (finding.verdict is not Verdict.OK)

@@ -10,9 +10,9 @@ import pytest
 
 from admin_api.auth.sessions import LONGEST_SIGN_IN, end_sessions, open_session, refresh_session
 from proxy import security
+from proxy.clock import utc_now
 from proxy.documents import Session, User
 from proxy.errors import Unauthenticated
-from proxy.server import utc_now
 from tests.admin_api.accounts import Account, is_good, message_of, signed_in, token_of
 from tests.gateway import JWT_SECRET, RunningGateway, running_gateway
 

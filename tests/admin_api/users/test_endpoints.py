@@ -7,9 +7,9 @@ from collections import Counter
 from datetime import datetime, timedelta
 from typing import Any
 
+from proxy.clock import utc_now
 from proxy.core.routing import Role
 from proxy.documents import ApiKeyDocument
-from proxy.server import utc_now
 from tests.admin_api.accounts import Account, message_of, signed_in
 from tests.admin_api.playground import FREE, playground
 from tests.gateway import running_gateway

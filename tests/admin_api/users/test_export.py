@@ -8,8 +8,8 @@ from decimal import Decimal
 
 import pymongo
 
+from proxy.clock import utc_now
 from proxy.core.routing import Role
-from proxy.server import utc_now
 from tests.admin_api.accounts import signed_in
 from tests.admin_api.playground import playground
 from tests.admin_api.users.test_statistics import PAID, settled
