@@ -11,9 +11,8 @@ from typing import Any
 
 from pymongo import MongoClient
 
-from admin_api import documents
+from admin_api.documents import DOCUMENTS
 from proxy import database
-from proxy.documents import SHARED
 
 Indexes = dict[str, Any]
 
@@ -24,10 +23,10 @@ class Databases:
     def __init__(self, server_uri: str) -> None:
         """Name the server by the URI of any of its databases."""
         self._uri = server_uri
-        self._client: MongoClient[dict[str, Any]] = MongoClient(server_uri)
         self._free: list[str] = []
         self._made = 0
         asyncio.run(self._prepare("original"))
+        self._client: MongoClient[dict[str, Any]] = MongoClient(server_uri)
         self._structure = self._structure_of("original")
 
     def borrow(self) -> str:
@@ -40,6 +39,8 @@ class Databases:
     def give_back(self, name: str) -> None:
         """Empty a database, and take out of it the collections whose indexes a test has changed."""
         store = self._client[name]
+        store.command("profile", 0)
+        store.drop_collection("system.profile")
         for collection, indexes in self._structure_of(name).items():
             if indexes == self._structure.get(collection, indexes):
                 store[collection].delete_many({})
@@ -65,6 +66,6 @@ class Databases:
     async def _prepare(self, name: str) -> None:
         client = database.connect(self.uri(name))
         try:
-            await database.prepare(database.database_of(client, name), [*SHARED, *documents()])
+            await database.prepare(database.database_of(client, name), DOCUMENTS)
         finally:
             await client.close()

@@ -200,6 +200,7 @@ async def test_a_database_of_somebody_else(mongodb_uri: str) -> None:
     """Indexes of another program are a problem, missing ones a warning; rights that are missing have their advice."""
     async with AsyncMongoClient[dict[str, Any]](mongodb_uri) as client:
         store = client.get_default_database()
+        await client.drop_database(store)
         await store["usageevents"].insert_one({})
         verdict, text = only(await examined(mongodb_uri), "database indexes")
         assert (verdict, text.startswith("missing: usageevents.")) == (Verdict.WARNING, True)

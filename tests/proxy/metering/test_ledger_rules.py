@@ -350,5 +350,5 @@ def test_no_order_of_events_breaks_the_rules(mongodb_uri: str, monkeypatch: pyte
 
 async def _connect(uri: str) -> AsyncMongoClient[dict[str, Any]]:
     client = database.connect(uri)
-    await database.database_of(client, "unused")["accounts"].create_index("js")
+    await database.database_of(client, "unused")["accounts"].create_index("js", name="journals")
     return client
