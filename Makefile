@@ -1,14 +1,14 @@
 # Every task of the project: `make` lists them.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-long torture fuzz soak audit bench bench-streams bench-workers bench-data profile check format lock
+.PHONY: help run test test-long torture fuzz soak audit bench bench-streams bench-overload bench-workers bench-data profile check format lock
 python := .venv/bin/python
 PEERS ?= litellm portkey nginx
 
 # PYTHON, HOST, PORT and the like may be given as `make run PORT=5001`: make exports what stands on its command line.
 
 help: ## List the tasks
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 run: ## Install what is needed and start the gateway on http://localhost:5000
 	@sh tools/bootstrap.sh run
@@ -49,6 +49,10 @@ bench-streams: ## Hold a thousand streams open on two workers (make bench-stream
 bench-workers: ## Measure what a second worker brings (make bench-workers ARGS="--workers 4")
 	@sh tools/bootstrap.sh dev
 	@$(python) -m bench workers $(ARGS)
+
+bench-overload: ## Measure how long a full gateway takes to refuse (make bench-overload ARGS="--connections 256")
+	@sh tools/bootstrap.sh dev
+	@$(python) -m bench overload $(ARGS)
 
 bench-data: ## Measure lists and statistics on a large database (make bench-data ARGS="--events 200000")
 	@sh tools/bootstrap.sh dev

@@ -103,6 +103,7 @@ class User(Document):
             IndexModel([("createdAt", DESCENDING), ("_id", DESCENDING)], name="time"),
             IndexModel([("stats.lastActive", DESCENDING), ("_id", DESCENDING)], name="activity"),
             IndexModel([("role", ASCENDING), ("createdAt", DESCENDING)], name="role"),
+            IndexModel([("name", ASCENDING), ("_id", ASCENDING)], name="called"),
             IndexModel(
                 [("deletionRequestedAt", ASCENDING)],
                 partialFilterExpression={"deletionRequestedAt": {"$type": "date"}},

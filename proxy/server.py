@@ -38,6 +38,7 @@ from proxy.metering.watch import LedgerWatch
 from proxy.metrics import Metrics
 from proxy.mongod import EmbeddedMongod
 from proxy.protocol import Door
+from proxy.pulse import Pulse
 from proxy.reconcile import Reconciler
 from proxy.relay import Relay
 from proxy.request_log import RequestLog
@@ -91,6 +92,7 @@ def create_app(
         gateway = app.ctx.gateway = await start_gateway(
             settings, mongodb_uri, metrics or Metrics(), app.ctx.request_log, clock
         )
+        app.ctx.door.guard(_paths_of_calls(app), gateway.completions)
         try:
             await _begin(gateway)
         except BaseException:
@@ -170,11 +172,14 @@ async def _start_parts(
     await authenticator.start()
     watch = LedgerWatch(store, metrics)
     await watch.start()
+    pulse = Pulse(store)
+    await pulse.start()
     return Gateway(
         settings=settings,
         clock=clock,
         clients=clients,
         database=store,
+        pulse=pulse,
         metrics=metrics,
         relay=relay,
         health=health,
@@ -188,6 +193,7 @@ async def _start_parts(
 
 async def stop_gateway(gateway: Gateway) -> None:
     """Close every part, in the opposite order."""
+    await gateway.pulse.stop()
     await gateway.watch.stop()
     await gateway.authenticator.stop()
     await gateway.catalog.stop()
@@ -206,6 +212,13 @@ async def _meter(
         heartbeat = Heartbeat(beats, clock=utc_now)
         return LeasedMeter(store, heartbeat, journals, reconciler.resolve, metrics, usd_inr_rate=rate)
     return DirectMeter(store, hold_seconds=2 * settings.longest_exchange, usd_inr_rate=settings.usd_inr_rate)
+
+
+def _paths_of_calls(app: App) -> frozenset[str]:
+    """Return the paths of what asks a model."""
+    return frozenset(
+        f"/{route.path}" for route in app.router.routes if getattr(route.ctx, "takes_chat", False)
+    )
 
 
 def _sanic_config(settings: Settings) -> Config:

@@ -16,7 +16,7 @@ from admin_api.admin.service import LONGEST_SEARCH, SORT_FIELDS, UserSearch
 from admin_api.envelope import success
 from admin_api.models.schemas import ModelEdit
 from admin_api.models.service import edit_model, find
-from admin_api.pagination import read_page
+from admin_api.pagination import count, read_page
 from admin_api.users.schemas import PERIODS
 from admin_api.users.view import view_user, view_users
 from admin_api.validation import read_body, read_choice, read_id, read_text
@@ -161,7 +161,7 @@ async def list_audit_records(request: Request, _caller: SignedIn) -> HTTPRespons
     query = {name: value for name, value in wanted.items() if value is not None}
     found = AuditRecord.find(query).sort("-at", "-_id").skip(page.skip).limit(page.limit)
     records = [_view_record(record) async for record in found]
-    total = await AuditRecord.find(query).count()
+    total = await count(AuditRecord, query)
     return success({"records": records}, results=len(records), pagination=page.describe(total))
 
 

@@ -51,7 +51,7 @@ async def _users(database: Database, since: datetime, used: Everybody) -> dict[s
         "total": await users.estimated_document_count(),
         "active": await users.count_documents({"stats.lastActive": {"$gte": since}}),
         "new": await users.count_documents({"createdAt": {"$gte": since}}),
-        "byRole": await _counts(database, User.Settings.name, "$role"),
+        "byRole": await _by_role(database),
         # The events of a deleted account stay, without anybody's name.
         "topUsers": [
             {"_id": user, "name": None, "email": None, "role": None, **known.get(user, {}), **_use(own)}
@@ -116,15 +116,15 @@ def _view_models(rows: Sequence[tuple[str, str, Used]]) -> list[dict[str, Any]]:
     return [{"modelId": model, "provider": provider, **_use(used)} for model, provider, used in rows[:_MOST]]
 
 
-async def _counts(
-    database: Database, collection: str, key: Any, match: dict[str, Any] | None = None
-) -> list[dict[str, Any]]:
+async def _by_role(database: Database) -> list[dict[str, Any]]:
+    """Count the users of each role, in the order of the index on it, which is all that is read then."""
     stages: list[dict[str, Any]] = [
-        {"$match": match or {}},
-        {"$group": {"_id": key, "count": {"$sum": 1}}},
+        {"$sort": {"role": 1}},
+        {"$group": {"_id": "$role", "count": {"$sum": 1}}},
         {"$sort": {"count": -1, "_id": 1}},
     ]
-    return await (await database[collection].aggregate(stages)).to_list()
+    users = database[User.Settings.name]
+    return await (await users.aggregate(stages)).to_list()
 
 
 def _counted(names: Iterable[str]) -> list[dict[str, Any]]:
