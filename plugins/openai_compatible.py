@@ -36,7 +36,7 @@ OPTIONS = frozenset({"prices", "max_tokens_field", "apis"})
 CONTEXT_FIELDS = ("context_length", "max_model_len", "context_window", "max_context_length")
 PRICE_FIELDS = frozenset(each.name for each in fields(Price)) - {"discount", "overrides"}
 COUNT_FIELDS = ("prompt_tokens", "completion_tokens", "total_tokens")
-MOST_USD = Decimal(1_000_000)
+NOTHING, MOST_USD = Decimal(0), Decimal(1_000_000)
 LEAST_EXPONENT = -18
 # The precision of Python's decimal context: arithmetic on an amount with more digits would round silently.
 MOST_DIGITS = 28
@@ -177,14 +177,15 @@ class OpenAICompatible:
 
     def read_usage(self, frame: Json) -> Usage | None:
         """Find the usage record at the top, under Groq's `x_groq`, or in a choice (Moonshot)."""
-        inside = [get(each, "usage") for each in choices(frame)]
-        records = (get(frame, "usage"), get(get(frame, "x_groq"), "usage"), *inside)
-        return next((found for each in records if each and (found := usage(each))), None)
+        for holder in (frame, get(frame, "x_groq"), *choices(frame)):
+            if (record := get(holder, "usage")) and (found := usage(record)):
+                return found
+        return None
 
     def read_error(self, frame: Json) -> Failure | None:
         """Find an error at the top or in a choice, or an answer that ended with one and says no more."""
-        for error in (get(frame, "error"), *[get(each, "error") for each in choices(frame)]):
-            if error:
+        for holder in (frame, *choices(frame)):
+            if error := get(holder, "error"):
                 return failure(error, None, {}, "the provider reported an error")
         if not (ended := [each for each in choices(frame) if get(each, "finish_reason") == "error"]):
             return None
@@ -274,11 +275,10 @@ def amount(value: object) -> Decimal | None:
         read = Decimal(repr(value) if isinstance(value, float) else value)
     except InvalidOperation:
         return None
-    if not read.is_finite() or not 0 <= read <= MOST_USD:
+    if not read.is_finite() or not NOTHING <= read <= MOST_USD:
         return None
-    if read.is_zero():
-        return Decimal(0)
-    return read if read.adjusted() >= LEAST_EXPONENT and len(read.as_tuple().digits) <= MOST_DIGITS else None
+    is_short = isinstance(value, float) or len(read.as_tuple().digits) <= MOST_DIGITS
+    return (read if is_short and read.adjusted() >= LEAST_EXPONENT else None) if read else NOTHING
 
 
 def usage(record: object) -> Usage | None:

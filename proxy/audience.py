@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 
 from proxy.call import Client, ClientGone
 
@@ -33,6 +33,13 @@ class Audience:
 
     async def send(self, data: bytes) -> None:
         """Send a piece, the headers first, waiting for a slow reader; take note if the client has left."""
+        await self._send(data, self._client.send)
+
+    async def finish(self, data: bytes) -> None:
+        """Send the last piece likewise."""
+        await self._send(data, self._client.finish)
+
+    async def _send(self, data: bytes, send: Callable[[bytes], Awaitable[None]]) -> None:
         if self.is_gone:
             return
         try:
@@ -40,7 +47,7 @@ class Audience:
                 if not self.has_started:
                     self.has_started = True
                     await self._client.start(self.headers)
-                await self._client.send(data)
+                await send(data)
                 self._last_sent = self._loop.time()
         except ClientGone:
             self.is_gone = True

@@ -9,10 +9,12 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Protocol
 
+from plugins.contract import Api
 from proxy.core.api import ApiRequest
 from proxy.core.pricing import to_pico
 from proxy.core.routing import Target
 from proxy.core.rules import used_of
+from proxy.core.values import frozen
 from proxy.health import Health
 from proxy.metering.contract import Meter, Reservation, Settlement, Want
 from proxy.metering.event import is_over_hold
@@ -35,8 +37,11 @@ class Client(Protocol):
     async def send(self, data: bytes) -> None:
         """Send a piece at once, waiting for a slow reader; raise `ClientGone`."""
 
+    async def finish(self, data: bytes) -> None:
+        """Send the last piece, and with it that it is the last; raise `ClientGone`."""
 
-@dataclass(frozen=True, slots=True)
+
+@frozen
 class Answer:
     """What became of a call: the body (empty when it went to the client as a stream), and what was recorded."""
 
@@ -45,7 +50,7 @@ class Answer:
     settlement: Settlement | None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Plan:
     """What was decided about a call before anything was done for it."""
 
@@ -70,15 +75,16 @@ class Services:
     settlements: set[asyncio.Task[None]] = field(default_factory=set)
 
 
-def observe(metrics: Metrics, model: str, reservation: Reservation, settlement: Settlement) -> None:
+def observe(metrics: Metrics, api: Api, model: str, reservation: Reservation, settlement: Settlement) -> None:
     """Tell the metrics what became of a call; `model` is the catalogue's id."""
     name = settlement.provider
     tokens, charge = settlement.bill.tokens, settlement.bill.charge
-    series = metrics.of_call(name, model, settlement.outcome)
+    series = metrics.of_call(api, name, model, settlement.outcome)
     series.requests.inc()
+    series.of_api.inc()
     series.duration.observe(settlement.total_ms / 1000)
     if settlement.first_token_ms is not None:
-        metrics.first_token.labels(name).observe(settlement.first_token_ms / 1000)
+        series.first_token.observe(settlement.first_token_ms / 1000)
     for counter, kind in zip(series.tokens, TOKEN_KINDS, strict=True):
         if count := getattr(tokens, kind):
             counter.inc(count)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 
@@ -20,6 +19,7 @@ from proxy.core import limits, pricing, routing
 from proxy.core.api import ApiRequest
 from proxy.core.routing import Target, unpriced
 from proxy.core.rules import Demand
+from proxy.core.values import frozen
 from proxy.documents import Outcome
 from proxy.errors import Unavailable
 from proxy.exchange import Exchange
@@ -31,7 +31,7 @@ _TICK_SECONDS = 1.0
 _PING_SECONDS = 0.2
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Call:
     """One request of any API, from whoever asks."""
 
@@ -150,7 +150,8 @@ class Completions:
     def _want(self, call: Call, targets: Sequence[Target]) -> Want:
         asked, media = call.asked, self._bounds.media
         context = _largest(target.entry.info.context_length for target in targets)
-        price = pricing.dearest(target.entry.price for target in targets)
+        prices = [target.entry.dearest for target in targets]
+        price = prices[0] if len(prices) == 1 else pricing.dearest(prices)
         if price is None and call.caller.key_limits is not None and call.caller.key_limits.has_budget:
             raise unpriced(asked.model)
         most = _largest(target.entry.info.max_output_tokens for target in targets)

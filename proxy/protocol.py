@@ -21,6 +21,7 @@ from typing import Protocol as Interface
 from sanic import Request
 from sanic.exceptions import (
     BadRequest,
+    ExpectationFailed,
     PayloadTooLarge,
     RequestCancelled,
     RequestTimeout,
@@ -35,6 +36,7 @@ from sanic.server import HttpProtocol
 from proxy.bounds import Bounds
 from proxy.core import heads
 from proxy.errors import Unavailable
+from proxy.handlers.headers import HotResponse
 
 TICK_SECONDS = 1.0
 LINGER_SECONDS = 2.0
@@ -44,6 +46,7 @@ _HEAD_TOO_LARGE = 431
 _LONGEST_CHUNK_HEAD = 256
 # The CRLF is the end of what stands before: of the head, or of the chunk.
 _CHUNK_HEAD = re.compile(rb"\r\n[0-9A-Fa-f]{1,15}(?:[ \t]*;[\t -~\x80-\xff]*)?\r\n")
+_VERSIONS = frozenset({"HTTP/1.0", "HTTP/1.1"})
 _ALWAYS_SERVED = frozenset({"/health", "/health/ready", "/metrics"})
 
 
@@ -91,6 +94,7 @@ class StrictHttp(Http):
     protocol: Protocol
     request_body: Any
     request_bytes: Any
+    request_bytes_left: Any
     response_func: Any
 
     def init_for_request(self) -> None:
@@ -99,7 +103,10 @@ class StrictHttp(Http):
         self.body_limit: int | None = None
 
     async def http1_request_header(self) -> None:
-        """Read a whole head, and refuse it before anything in it is used."""
+        """Read a whole head, refuse it before anything in it is used, and make the request of it.
+
+        All of it in one pass: Sanic's own, called after ours, would find, decode and keep everything a second time.
+        """
         buffer, seen = self.recv_buffer, 0
         if buffer[:2] == b"\r\n":  # RFC 9112 section 2.2: old clients end a body with one too many
             del buffer[:2]
@@ -108,14 +115,70 @@ class StrictHttp(Http):
             await self._receive_more()
         if not 0 <= end <= self.HEADER_MAX_SIZE:
             raise SanicException("The head of the request is too large.", _HEAD_TOO_LARGE)
-        fault = heads.fault(bytes(buffer[: end + 2]))
+        head = bytes(buffer[: end + 2])
+        fault = heads.fault(head)
         if fault is not None:
             raise BadRequest(fault)
-        try:
-            await super().http1_request_header()
-        except BadRequest:
-            self.url = None  # else Sanic would make the request for the error's answer from the same bad URL
-            raise
+        request = self._request_of(head)
+        self._expect_body(request)
+        # What begins a chunk stays: the CRLF before it.
+        del buffer[: end + 2 if self.request_body == "chunked" else end + 4]
+        self._take_small_body(request)
+        self.request, request.stream = request, self
+        self.protocol.state["requests_count"] += 1
+
+    def _request_of(self, head: bytes) -> Request:
+        line, *lines = head[:-2].decode(errors="surrogateescape").split("\r\n")
+        method, url, version = line.split(" ")
+        if version not in _VERSIONS:
+            raise BadRequest("The head of the request is malformed.")
+        self.keep_alive, self.head_only = version == "HTTP/1.1", method.upper() == "HEAD"
+        headers: Any = []  # of which Sanic makes its own kind
+        for each in lines:
+            name, _, text = each.partition(":")
+            name, text = name.lower(), text.lstrip()
+            if name == "connection":
+                self.keep_alive = text.lower() == "keep-alive"
+            headers.append((name, text))
+        request: Request = self.protocol.request_class(
+            url_bytes=url.encode("ascii"),
+            headers=headers,
+            head=head[:-2],
+            version=version[5:],
+            method=method,
+            transport=self.protocol.transport,
+            app=self.protocol.app,
+        )
+        self.url = url  # only now: of a bad one, Sanic would make another request for the error's answer
+        return request
+
+    def _expect_body(self, request: Request) -> None:
+        """Note how the body comes, if there is one."""
+        headers = request.headers
+        size, coding = headers.get("content-length"), headers.get("transfer-encoding")
+        self.request_bytes_left = self.request_bytes = 0
+        if size is None and coding is None:
+            return
+        if (expected := headers.get("expect")) is not None:
+            if expected.lower() != "100-continue":
+                raise ExpectationFailed(f"Unknown Expect: {expected}")
+            self.expecting_continue = True
+        if coding == "chunked":
+            self.request_body = "chunked"
+        elif coding is None and size is not None:
+            self.request_body = True
+            self.request_bytes_left = self.request_bytes = int(size)
+        else:
+            raise BadRequest("The head of the request is malformed.")
+
+    def _take_small_body(self, request: Request) -> None:
+        """Take a body that has come with its head and that any route may have: waiting for it takes 15 us."""
+        buffer, size = self.recv_buffer, self.request_bytes_left
+        is_here = size <= min(len(buffer), self.protocol.door.bounds.body_bytes)
+        if self.request_body is True and is_here and not self.expecting_continue:
+            request.body = bytes(buffer[:size])
+            del buffer[:size]
+            self.request_body, self.request_bytes_left = None, 0
 
     async def read(self) -> bytes | None:
         """Read a piece of the body, which has a limit that depends on the route and is checked before it is read."""
@@ -146,6 +209,9 @@ class StrictHttp(Http):
         response = self.response
         if self.request_body and self._is_body_too_large():
             self.keep_alive = self.expecting_continue = False
+        if isinstance(response, HotResponse) and self.request.version == "1.1" and not self.request_body:
+            await self._send_hot(response, data or response.body or b"", is_whole=end_stream or not data)
+            return
         is_whole = end_stream or getattr(response, "body", None) or "content-length" in response.headers
         if self.request.version != "1.0" or is_whole:
             await super().http1_response_header(data, end_stream)
@@ -156,6 +222,15 @@ class StrictHttp(Http):
         self.stage = Stage.RESPONSE
         await self._send(format_http1_response(response.status, response.processed_headers))
         await self._send_as_it_is(data, end_stream)
+
+    async def _send_hot(self, response: HotResponse, data: bytes, *, is_whole: bool) -> None:
+        """Send an answer that knows its head, which Sanic would put together of strings: 40 us less (measured)."""
+        head = response.head(len(data) if is_whole else None, keep_alive=self.keep_alive)
+        if not is_whole:
+            data = b"%x\r\n%b\r\n" % (len(data), data)
+        self.response_func = None if is_whole else self.http1_response_chunked
+        await self._send(head + data)
+        self.stage = Stage.IDLE if is_whole else Stage.RESPONSE
 
     async def _send_as_it_is(self, data: bytes, end_stream: bool) -> None:  # noqa: FBT001  Sanic's signature
         if data and not self.head_only:
@@ -214,7 +289,8 @@ class Protocol(HttpProtocol):
 
     async def send(self, data: bytes) -> None:
         """Send bytes once there is room for more; raise `RequestCancelled` when nobody is there any more."""
-        await self._can_write.wait()
+        if not self._can_write.is_set():
+            await self._can_write.wait()
         if self.transport is None or self.transport.is_closing():  # Sanic's own would miss the first
             raise RequestCancelled
         self.transport.write(data)

@@ -12,7 +12,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from proxy.logs import one_line
+from proxy.logs import RequestLogger, one_line
 from proxy.metering.contract import Settlement
 
 QUIET = frozenset({"/health", "/health/ready", "/metrics"})
@@ -61,7 +61,7 @@ class RequestLine:
 class RequestLog:
     """The lines of the requests that are being served."""
 
-    def __init__(self, logger: Any | None) -> None:
+    def __init__(self, logger: RequestLogger | None) -> None:
         """Write to this logger; without one, nothing is written."""
         self._logger = logger
         self._open: dict[str, RequestLine] = {}

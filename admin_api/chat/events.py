@@ -54,6 +54,10 @@ class Browser:
             if not found.data.startswith(b"[DONE]"):
                 self._read(orjson.loads(found.data))
 
+    async def finish(self, data: bytes) -> None:
+        """Take the last events likewise; what follows them is ours."""
+        await self.send(data)
+
     def end(self) -> None:
         """Say that no piece follows."""
         self.pieces.put_nowait(None)

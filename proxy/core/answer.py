@@ -6,19 +6,19 @@ so only what is billed or recorded is read; no bytes of a provider make it raise
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, Final
 
 import orjson
 
 from plugins.contract import Failure, FailureKind, Json, Provider, Usage
 from proxy.core.answer_stream import name_in, text_bytes
+from proxy.core.values import frozen
 
 NOT_JSON: Final = Failure(FailureKind.PROVIDER, "The provider's answer is not JSON.")
 NO_CHOICES: Final = Failure(FailureKind.PROVIDER, "The provider's answer has no choices.")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class WholeAnswer:
     """What a body says; `body` is what the client gets, `output_bytes` are the UTF-8 bytes of the text in it."""
 

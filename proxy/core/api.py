@@ -6,7 +6,6 @@ names the field.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 from plugins.contract import Api, Provider, Translator
@@ -14,10 +13,11 @@ from proxy.core import fields
 from proxy.core.answer import WholeAnswer
 from proxy.core.answer_stream import AnswerStream
 from proxy.core.prompt import Prompt
+from proxy.core.values import frozen
 from proxy.errors import GatewayError
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ApiRequest:
     """One request of any API, as far as it is routed, billed or answered by.
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from plugins.contract import Usage
 from proxy.core import limits, pricing
 from proxy.core.pricing import ZERO, Charge, CostSource
 from proxy.core.routing import Entry
+from proxy.core.values import frozen
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Counted:
     """The tokens of a request; `cached` and `cache_write` are parts of `prompt`, `reasoning` of `completion`."""
 
@@ -26,7 +25,7 @@ class Counted:
         return self.prompt + self.completion
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Served:
     """What came back from a provider: its usage record, or what we saw go by."""
 
@@ -41,7 +40,7 @@ class Served:
         return self.deltas > 0 or (self.usage is not None and self.usage.completion_tokens > 0)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Bill:
     """The tokens and the cost of one exchange."""
 

@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 
-from proxy.core.rules import Kind, Rule, ends_at
+from proxy.core.rules import Kind, Rule
 
-_NAMES = {Kind.REQUESTS: "requests", Kind.TOKENS: "tokens"}
+_NAMES = {
+    kind: (f"x-ratelimit-limit-{name}", f"x-ratelimit-remaining-{name}", f"x-ratelimit-reset-{name}")
+    for kind, name in ((Kind.REQUESTS, "requests"), (Kind.TOKENS, "tokens"))
+}
 
 
 def rate_limit_headers(rules: Sequence[Rule], remaining: Mapping[str, int], now: datetime) -> dict[str, str]:
     """Return `x-ratelimit-{limit,remaining,reset}-{requests,tokens}` for the limits that a request touched."""
     headers: dict[str, str] = {}
-    for kind, name in _NAMES.items():
+    for kind in _NAMES:
         tightest, least = None, 0
         for rule in rules:
             if rule.kind is kind:
@@ -21,13 +24,13 @@ def rate_limit_headers(rules: Sequence[Rule], remaining: Mapping[str, int], now:
                 if tightest is None or left < least:
                     tightest, least = rule, left
         if tightest is not None:
-            headers |= _headers(tightest, name, least, now)
+            headers |= _headers(tightest, least, now)
     return headers
 
 
 def exhausted_headers(rule: Rule, now: datetime) -> dict[str, str]:
     """Return the same for the limit that refused a request."""
-    return _headers(rule, _NAMES[rule.kind], 0, now) if rule.kind in _NAMES else {}
+    return _headers(rule, 0, now) if rule.kind in _NAMES else {}
 
 
 def duration(seconds: float) -> str:
@@ -42,12 +45,9 @@ def duration(seconds: float) -> str:
     return f"{minutes}m{text}" if minutes else text
 
 
-def _headers(rule: Rule, name: str, remaining: int, now: datetime) -> dict[str, str]:
-    ends = ends_at(rule.period, now)
-    headers = {
-        f"x-ratelimit-limit-{name}": str(rule.limit),
-        f"x-ratelimit-remaining-{name}": str(max(0, remaining)),
-    }
-    if ends is not None:
-        headers[f"x-ratelimit-reset-{name}"] = duration((ends - now).total_seconds())
+def _headers(rule: Rule, remaining: int, now: datetime) -> dict[str, str]:
+    limit, left, reset = _NAMES[rule.kind]
+    headers = {limit: str(rule.limit), left: str(max(0, remaining))}
+    if rule.ends is not None:
+        headers[reset] = duration((rule.ends - now).total_seconds())
     return headers

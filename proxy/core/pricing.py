@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from decimal import ROUND_HALF_EVEN, Decimal
 from enum import StrEnum
 
 from plugins.contract import ModelInfo, Price, Usage
+from proxy.core.values import frozen
 
 ZERO = Decimal(0)
 MOST_COST = Decimal(10_000)
@@ -33,7 +34,7 @@ class CostSource(StrEnum):
     UNKNOWN = "unknown"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Charge:
     """What one answer costs, and how we know. `cost` is `None` only when nobody can tell."""
 

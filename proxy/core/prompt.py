@@ -7,10 +7,11 @@ and files are counted one by one, and not by the bytes that carry them.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import orjson
+
+from proxy.core.values import frozen
 
 _MEDIA = {
     "image": "image",
@@ -34,7 +35,7 @@ _PAYLOADS = frozenset({*_MEDIA, "source", "file_data"})
 _NO_PROMPT = frozenset({"model", "models", "stream", "stream_options", "metadata", "user"})
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Prompt:
     """The bytes of a prompt's text, with tools and schemas, its messages, and its media."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 
 from proxy.core.headers import exhausted_headers
-from proxy.core.rules import Kind, Period, Rule, ends_at
+from proxy.core.rules import Kind, Period, Rule
 from proxy.errors import GatewayError, InsufficientFunds, RateLimited
 
 _PATIENCE = 60.0
@@ -14,8 +14,8 @@ _PATIENCE = 60.0
 
 def refusal(rule: Rule, used: int, least: int, now: datetime) -> GatewayError:
     """Make the error for a limit that `used` has brought so far that `least` output is not affordable."""
-    need, ends = rule.need(least), ends_at(rule.period, now)
-    wait = None if ends is None else (ends - now).total_seconds()
+    need = rule.need(least)
+    wait = None if rule.ends is None else (rule.ends - now).total_seconds()
     if rule.kind is Kind.COST:
         message = f"{_title(rule)} exceeded: the worst case of this request does not fit into what is left."
         return InsufficientFunds(message, retry_after=wait, should_retry=False)

@@ -15,6 +15,7 @@ from collections import deque
 from dataclasses import dataclass
 
 from plugins.contract import Failure, FailureKind
+from proxy.core.values import frozen
 
 _OF_THE_REQUEST = frozenset({FailureKind.INVALID_REQUEST, FailureKind.TOO_LARGE, FailureKind.MODERATION})
 _OF_THE_KEY = frozenset({FailureKind.CREDENTIALS, FailureKind.CREDITS, FailureKind.RATE_LIMIT})
@@ -39,7 +40,7 @@ class RetryPolicy:
     longest_wait: float = 5.0
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Step:
     """Which target is next, from when on, and whether that costs a piece of the retry budget."""
 

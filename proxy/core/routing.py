@@ -15,6 +15,8 @@ from typing import Any
 
 from plugins.contract import ModelInfo, Price, Provider
 from proxy.core.api import ApiRequest
+from proxy.core.pricing import dearest
+from proxy.core.values import frozen
 from proxy.errors import InvalidRequest, NotFound, PaidModel, PermissionDenied, Unavailable
 
 _FREE = Price(Decimal(0), Decimal(0))
@@ -51,6 +53,12 @@ class Entry:
     is_available: bool = True
     is_declared_free: bool = False
     status: str = "active"
+    dearest: Price | None = field(init=False, repr=False, compare=False)
+    """The highest price that can apply, field by field, at which requests are held."""
+
+    def __post_init__(self) -> None:
+        """Work out once what every request asks for."""
+        object.__setattr__(self, "dearest", dearest([self.price]))
 
     @property
     def price(self) -> Price | None:
@@ -58,7 +66,7 @@ class Entry:
         return _FREE if self.info.price is None and self.is_declared_free else self.info.price
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Target:
     """Where to send a request: a catalogue entry, and the id to ask its provider for (with any suffix).
 

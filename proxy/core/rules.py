@@ -20,6 +20,7 @@ from plugins.contract import Price
 from proxy.core.bill import Bill
 from proxy.core.limits import UserLimits, day_ends, month_ends
 from proxy.core.pricing import to_pico
+from proxy.core.values import frozen
 
 _PICO = Decimal(10) ** 12
 _KEPT = 4_096
@@ -64,9 +65,12 @@ class KeyLimits:
         return any(budget is not None for budget in budgets)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Rule:
-    """One limit: what it counts, its window, how much of it there is, and what the request holds of it."""
+    """One limit: what it counts, its window, how much of it there is, and what the request holds of it.
+
+    `ends` is the end of its window, `None` where there is none.
+    """
 
     counter: str
     limit: int
@@ -75,6 +79,7 @@ class Rule:
     kind: Kind
     period: Period
     is_of_key: bool
+    ends: datetime | None
 
     def need(self, output_tokens: int) -> int:
         """Return what is held for a request with this output cap, over all its choices."""
@@ -90,7 +95,7 @@ class Rule:
         return (available - self.fixed) // self.slope
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Demand:
     """The sizes that a request's holds are computed from: upper bounds, and the price they are held at."""
 
@@ -169,20 +174,15 @@ def kind_of(counter: str) -> Kind:
 
 def ends_at(period: Period, now: datetime) -> datetime | None:
     """Return when the window of a moment ends; `None` when it never does."""
-    return _window_ends(period, now.replace(second=0, microsecond=0))
-
-
-@lru_cache(maxsize=64)
-def _window_ends(period: Period, minute: datetime) -> datetime | None:
     match period:
         case Period.MINUTE:
-            return minute + timedelta(minutes=1)
+            return now.replace(second=0, microsecond=0) + timedelta(minutes=1)
         case Period.DAY:
-            return day_ends(minute)
+            return day_ends(now)
         case Period.WEEK:
-            return day_ends(minute) + timedelta(days=7 - minute.isoweekday())
+            return day_ends(now) + timedelta(days=7 - now.isoweekday())
         case Period.MONTH:
-            return month_ends(minute)
+            return month_ends(now)
         case Period.EVER:
             return None
 
@@ -205,12 +205,12 @@ def affordable_output(rules: Iterable[Rule], available: Mapping[str, int], wish:
 def _rule(kind: Kind, period: Period, limit: int, now: datetime, key_id: str | None = None) -> Rule:
     fixed = int(kind in (Kind.REQUESTS, Kind.CONCURRENCY))
     name = counter_name(kind, period, now, key_id)
-    return Rule(name, limit, fixed, 0, kind, period, is_of_key=key_id is not None)
+    return Rule(name, limit, fixed, 0, kind, period, key_id is not None, ends_at(period, now))
 
 
 def _sized(rule: Rule, fixed: int, slope: int) -> Rule:
     """Return the rule with what one request holds of it."""
-    return Rule(rule.counter, rule.limit, fixed, slope, rule.kind, rule.period, rule.is_of_key)
+    return Rule(rule.counter, rule.limit, fixed, slope, rule.kind, rule.period, rule.is_of_key, rule.ends)
 
 
 def _window(period: Period, now: datetime) -> str:

@@ -14,7 +14,7 @@ from plugins.contract import Price
 from proxy.auth import Caller
 from proxy.blueprint import Blueprint
 from proxy.core.pricing import from_pico
-from proxy.core.rules import Demand, Kind, Rule, ends_at, rules_of
+from proxy.core.rules import Demand, Kind, Rule, rules_of
 from proxy.documents import EVENTS
 from proxy.errors import NotFound
 from proxy.gateway import gateway_of
@@ -42,7 +42,7 @@ async def describe_key(request: Request) -> HTTPResponse:
         "allowed_models": None if caller.allowed_models is None else sorted(caller.allowed_models),
         "expires_at": caller.expires_at,
         "on_disconnect": caller.on_disconnect,
-        "limits": [_describe(rule, standing, now) for rule in _rules(caller, now)],
+        "limits": [_describe(rule, standing) for rule in _rules(caller, now)],
     }
     return _json(body)
 
@@ -68,9 +68,8 @@ def _rules(caller: Caller, now: datetime) -> tuple[Rule, ...]:
     return rules_of(caller.limits, caller.key_id, caller.key_limits, from_nothing, now)
 
 
-def _describe(rule: Rule, standing: Standing, now: datetime) -> dict[str, Any]:
+def _describe(rule: Rule, standing: Standing) -> dict[str, Any]:
     used, held = standing.counters.get(rule.counter, (0, 0))
-    ends = ends_at(rule.period, now)
 
     def amount(value: int) -> int | str:
         return format(from_pico(value), "f") if rule.kind is Kind.COST else value
@@ -83,7 +82,7 @@ def _describe(rule: Rule, standing: Standing, now: datetime) -> dict[str, Any]:
         "used": amount(used),
         "held": amount(held),
         "remaining": amount(max(0, rule.limit - used)),
-        "resets_at": ends,
+        "resets_at": rule.ends,
     }
 
 

@@ -7,6 +7,8 @@ page, or that may be kept, says so itself.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
+from typing import Any
 
 from sanic import HTTPResponse
 from sanic.response import BaseHTTPResponse
@@ -27,39 +29,61 @@ ALWAYS = {
 }
 IN_PRODUCTION = {"strict-transport-security": "max-age=31536000; includeSubDomains"}
 _WITH_TLS = ALWAYS | IN_PRODUCTION
-_BYTES = {name: (name.encode(), value.encode()) for name, value in ALWAYS.items()}
-_BYTES_WITH_TLS = {name: (name.encode(), value.encode()) for name, value in _WITH_TLS.items()}
+_NAMES = frozenset(_WITH_TLS)
+_HARMFUL = str.maketrans("", "", "\r\n\0")
 
 
 class HotResponse(HTTPResponse):
-    """An answer of /v1 with the headers of every answer kept as bytes; one that it sets itself wins.
+    """An answer of /v1 that writes its head itself; of the headers of every answer, one that it sets itself wins.
 
-    Sanic sets, copies, cleans and encodes each header one by one: 57 us for an answer, and 17 this way.
+    Names are in lower case, and in a plain dictionary. Sanic sets, copies, cleans and encodes each header one by one:
+    57 us for an answer, and 8 this way.
     """
 
-    __slots__ = ("_kept",)
+    __slots__ = ("_is_with_tls",)
+    headers: Any
 
     def __init__(self, body: bytes, headers: dict[str, str], content_type: str) -> None:
         """Answer 200."""
-        super().__init__(body, 200, headers, content_type)
-        self._kept = _BYTES
+        super().__init__(body, 200, None, content_type)
+        self.headers = headers
+        headers["content-type"] = content_type
+        self._is_with_tls = False
 
     def ask_for_tls(self) -> None:
         """Add what production says."""
-        self._kept = _BYTES_WITH_TLS
+        self._is_with_tls = True
+
+    def head(self, size: int | None, *, keep_alive: bool) -> bytes:
+        """Write the head of an answer of HTTP/1.1, whose body has this size or comes in chunks."""
+        headers = self.headers
+        headers["connection"] = "keep-alive" if keep_alive else "close"
+        if size is None:
+            headers["transfer-encoding"] = "chunked"
+        else:
+            headers["content-length"] = str(size)
+        kept = _kept(self._is_with_tls, _NAMES.intersection(headers))
+        own = "".join([f"{name}: {_clean(value)}\r\n" for name, value in headers.items()])
+        return b"HTTP/1.1 200 OK\r\n%b%b\r\n" % (kept, own.encode(errors="surrogateescape"))
 
     @property
     def processed_headers(self) -> Iterator[tuple[bytes, bytes]]:
-        """Iterate over the headers as they are sent."""
-        self.headers.setdefault("content-type", self.content_type)
-        for name, encoded in self._kept.items():
-            if name not in self.headers:
-                yield encoded
-        for name, value in self.headers.items():
-            text = str(value)
-            if not text.isprintable():  # what could end the header early is printable nowhere
-                text = self._sanitize_header_value(text)
-            yield name.encode("ascii"), text.encode(errors="surrogateescape")
+        """Iterate over the headers, for servers that write them themselves."""
+        every = (_WITH_TLS if self._is_with_tls else ALWAYS) | self.headers
+        for name, value in every.items():
+            yield name.encode("ascii"), _clean(value).encode(errors="surrogateescape")
+
+
+@lru_cache(maxsize=64)
+def _kept(is_with_tls: bool, without: frozenset[str]) -> bytes:  # noqa: FBT001  it is a part of the cache's key
+    """Write the headers of every answer, except those that one sets itself."""
+    lines = (_WITH_TLS if is_with_tls else ALWAYS).items()
+    return "".join(f"{name}: {value}\r\n" for name, value in lines if name not in without).encode()
+
+
+def _clean(value: str) -> str:
+    # What could end the header early is printable nowhere.
+    return value if value.isprintable() else value.translate(_HARMFUL)
 
 
 def add_headers(response: BaseHTTPResponse, *, is_production: bool) -> None:

@@ -16,10 +16,11 @@ from plugins.contract import Price
 from proxy.core.bill import Bill
 from proxy.core.limits import FEWEST_TOKENS, UserLimits
 from proxy.core.rules import Demand, KeyLimits, Rule
+from proxy.core.values import frozen
 from proxy.documents import Outcome
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Want:
     """What a request needs in order to be admitted.
 
@@ -54,7 +55,7 @@ class Want:
         return self.choices * self.output_tokens
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Reservation:
     """An admitted request: its rules, what is held by counter, and the output cap (per choice) that it covers.
 
@@ -73,7 +74,7 @@ class Reservation:
         return self.output_tokens < self.want.output_tokens
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Progress:
     """How far a request has come: enough to make its event should this process die now."""
 
@@ -85,7 +86,7 @@ class Progress:
     output_bytes: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class AttemptRecord:
     """One request to one provider, as the event keeps it."""
 
@@ -99,7 +100,7 @@ class AttemptRecord:
     cost: Decimal | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Settlement:
     """How a request ended and what it used: all that its usage event says beyond the reservation."""
 
@@ -139,7 +140,12 @@ class Standing:
 
 
 class Meter(Protocol):
-    """What the data plane knows of metering."""
+    """What the data plane knows of metering.
+
+    `settles_at_once` says that `settle` never waits for anything, so that nothing can keep it from coming to its end.
+    """
+
+    settles_at_once: bool
 
     async def start(self) -> None:
         """Begin the background work; called once, before the first request."""

@@ -41,6 +41,8 @@ log = structlog.get_logger(__name__)
 class DirectMeter:
     """The meter that keeps nothing in the process between two requests."""
 
+    settles_at_once = False
+
     def __init__(self, database: Database, *, hold_seconds: float, usd_inr_rate: Decimal) -> None:
         """Use the database's accounts and events; holds run out after `hold_seconds`."""
         self._accounts = database[ACCOUNTS]

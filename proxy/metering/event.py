@@ -250,4 +250,5 @@ def _difference(true: Decimal128 | None, stored: Decimal128 | None) -> Decimal12
 
 def _milliseconds(moment: datetime) -> datetime:
     # MongoDB keeps milliseconds; cutting here makes the event in memory equal to the stored one.
-    return moment.astimezone(UTC).replace(microsecond=moment.microsecond // 1000 * 1000)
+    in_utc = moment if moment.tzinfo is UTC else moment.astimezone(UTC)
+    return in_utc.replace(microsecond=moment.microsecond // 1000 * 1000)

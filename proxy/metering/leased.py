@@ -43,6 +43,8 @@ log = structlog.get_logger(__name__)
 class LeasedMeter:
     """The meter of one process."""
 
+    settles_at_once = True
+
     def __init__(
         self,
         database: Database,

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from bson.raw_bson import RawBSONDocument
 
 from proxy.core.rules import Rule, affordable_output
+from proxy.core.values import frozen
 from proxy.metering.contract import Reservation, Want
 
 FIRST_APPETITE = 16
@@ -53,7 +54,7 @@ class Waiter:
     tries: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Batch:
     """What the next command counts in the account: the same at every try, until it is known to have arrived.
 
