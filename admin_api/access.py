@@ -16,12 +16,12 @@ from beanie import PydanticObjectId
 from bson.errors import InvalidId
 from sanic import HTTPResponse, Request
 
-from proxy import security
+from proxy import tokens
 from proxy.core.routing import Role
 from proxy.documents import Session, User
 from proxy.errors import PermissionDenied, Unauthenticated
 from proxy.gateway import gateway_of
-from proxy.security import TokenClaims
+from proxy.tokens import TokenClaims
 
 COOKIE = "jwt"
 _ACCESS = "__access__"
@@ -180,11 +180,11 @@ def _cookie_of(request: Request) -> str | None:
 def _read(request: Request, token: str) -> tuple[TokenClaims, PydanticObjectId]:
     gateway = gateway_of(request)
     try:
-        claims = security.read_token(token, gateway.settings.jwt_secret or "", now=gateway.clock())
+        claims = tokens.read(token, gateway.settings.token_keys, now=gateway.clock())
         return claims, PydanticObjectId(claims.user_id)
-    except security.ExpiredToken as exc:
+    except tokens.ExpiredToken as exc:
         raise Unauthenticated("Your token has expired! Please log in again.") from exc
-    except (security.InvalidToken, InvalidId) as exc:
+    except (tokens.InvalidToken, InvalidId) as exc:
         raise Unauthenticated("Invalid token. Please log in again!") from exc
 
 

@@ -25,7 +25,7 @@ from proxy.core.rules import KeyLimits
 from proxy.database import is_outage, lost
 from proxy.documents import ApiKeyDocument, User
 from proxy.errors import GatewayError, InternalError, PermissionDenied, Unauthenticated, Unavailable
-from proxy.settings import Limits
+from proxy.limits import Limits
 
 FRESH_SECONDS = 1.0
 STALE_SECONDS = 30.0

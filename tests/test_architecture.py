@@ -30,6 +30,7 @@ DATA_PLANE = {
     "proxy.metrics",
     "proxy.security",
     "proxy.settings",
+    "proxy.tokens",
 }
 MOST_LINES = 400
 

@@ -18,8 +18,9 @@ from admin_api.openapi.document import OPERATIONS, routes
 from admin_api.openapi.operations import Operation
 from admin_api.validation import MAX_BODY_BYTES
 from proxy.core.routing import Role
+from proxy.limits import Limits
 from proxy.server import create_app
-from proxy.settings import Limits, ProviderSettings, Settings
+from proxy.settings import ProviderSettings, Settings
 from tests.admin_api.accounts import Account, message_of, signed_in
 from tests.gateway import JWT_SECRET, RunningGateway, running_gateway
 

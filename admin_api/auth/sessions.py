@@ -13,7 +13,7 @@ from typing import cast
 import structlog
 from beanie import PydanticObjectId
 
-from proxy import security
+from proxy import tokens
 from proxy.documents import Session, User
 from proxy.errors import Unauthenticated
 from proxy.settings import Settings
@@ -108,9 +108,9 @@ def _session(
 
 
 def _token(session: Session, settings: Settings) -> str:
-    claims = security.TokenClaims(str(session.userId), session.id, int(session.createdAt.timestamp()))
+    claims = tokens.TokenClaims(str(session.userId), session.id, int(session.createdAt.timestamp()))
     lifetime = int((session.expiresAt - session.createdAt).total_seconds())
-    return security.issue_token(claims, settings.jwt_secret or "", lifetime)
+    return tokens.issue(claims, settings.token_keys, lifetime)
 
 
 def _invalid() -> Unauthenticated:

@@ -20,8 +20,8 @@ from proxy.core.limits import UserLimits
 from proxy.core.routing import Role
 from proxy.documents import ApiKeyDocument, User
 from proxy.errors import PermissionDenied
+from proxy.limits import Limits
 from proxy.mongod import embedded_mongod
-from proxy.settings import Limits
 from tests.gateway import RunningGateway, running_gateway
 from tests.proxy.test_errors import assert_openai_error
 
