@@ -132,7 +132,7 @@ def create_key(settings: Settings, options: argparse.Namespace) -> int:
         user = await User.find_one(User.email == options.email.strip().lower())
         if user is None or user.id is None:
             raise SettingsError(f"no user has the e-mail {options.email}")
-        wish = NewApiKey(name=options.name, expiresIn="never")
+        wish = NewApiKey(name=options.name, expiresIn="never", allowedIps=options.allow_ip)
         secret, key = await keys.create_api_key(user.id, wish, most=_MOST_KEYS, now=utc_now())
         await audit.record_of_operator("operator.key_created", target=str(key.id), now=utc_now())
         print(secret)
@@ -246,6 +246,12 @@ def _parser() -> argparse.ArgumentParser:
     make_key = key.add_parser("create", help="make a key for a user and print it")
     make_key.add_argument("--email", required=True, help="whose key it is")
     make_key.add_argument("--name", default="command line", help="what the key is called")
+    make_key.add_argument(
+        "--allow-ip",
+        action="append",
+        metavar="ADDRESS",
+        help="where it may be used from: an address or a network; several times for several",
+    )
     make_key.set_defaults(command=create_key)
     ledger = commands.add_parser("ledger", help="the books").add_subparsers(required=True, metavar="ACTION")
     ledger.add_parser("verify", help="recompute every counter from the events").set_defaults(

@@ -120,6 +120,7 @@ class ApiKeyDocument(Document):
     lastFour: str
     permissions: list[str] = Field(default_factory=lambda: ["chat", "models"])
     allowedModels: list[str] | None = None
+    allowedIps: list[str] | None = None
     dailyBudget: DecimalAnnotation | None = None
     weeklyBudget: DecimalAnnotation | None = None
     monthlyBudget: DecimalAnnotation | None = None

@@ -166,6 +166,8 @@ async def _use(place: Playground, judge: Judge, account: Account) -> None:
     await send("POST", "/api/user/api-keys", {"name": "k", "expiresIn": "soon"})
     await send("GET", "/api/user/api-keys")
     key = (await place.documents("apikeys", userId=account.id))[0]["_id"]
+    await send("PATCH", f"/api/user/api-keys/{key}", {"allowedIps": ["203.0.113.0/24", "2001:db8::7"]})
+    await send("PATCH", f"/api/user/api-keys/{key}", {"allowedIps": ["here"]})
     await send("DELETE", f"/api/user/api-keys/{key}")
     await send("DELETE", "/api/user/api-keys/nonsense")
     await _chat(place, judge, account)
@@ -243,6 +245,11 @@ async def _operate(place: Playground, judge: Judge, account: Account) -> None:
     judge.check(await http.post("/v1/chat/completions", headers=key, json={**body, "model": "no/such"}))
     judge.check(await http.post("/v1/chat/completions", headers=key, json={"model": FREE}))
     judge.check(await http.get("/v1/models/no/such", headers=key))
+    from_elsewhere = {
+        "authorization": f"Bearer {await place.gateway.key(account.user, allowedIps=['192.0.2.1'])}"
+    }
+    for path in ("key", "models", f"models/{FREE}", "requests/req_0"):
+        judge.check(await http.get(f"/v1/{path}", headers=from_elsewhere))
     for api, asked in (
         ("embeddings", {"input": "hello"}),
         ("responses", {"input": "hello"}),

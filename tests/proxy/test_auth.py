@@ -177,7 +177,7 @@ async def test_limits_of_a_user_are_his_own_or_his_roles(mongodb_uri: str) -> No
         authenticator = Authenticator(Limits(), clock=gateway.parts.clock)
         user: User = await gateway.user(Role.PREMIUM, usageLimits={"dailyRequests": 0})
         assert authenticator.limits_of(user) == UserLimits(0, 5_000, 500_000)
-        caller = await gateway.parts.authenticator.caller(f"Bearer {await gateway.key(user)}")
+        caller = await gateway.parts.authenticator.caller(f"Bearer {await gateway.key(user)}", "127.0.0.1")
         assert (caller.user_id, caller.role, caller.limits) == (
             str(user.id),
             Role.PREMIUM,
