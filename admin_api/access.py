@@ -16,6 +16,8 @@ from beanie import PydanticObjectId
 from bson.errors import InvalidId
 from sanic import HTTPResponse, Request
 
+from admin_api.auth.sessions import note_use
+from admin_api.auth.whereabouts import Whereabouts
 from proxy import tokens
 from proxy.core.routing import Role
 from proxy.documents import Session, User
@@ -107,6 +109,7 @@ async def signed_in(request: Request, *, accepts_replaced: bool = False) -> Sign
     now = gateway_of(request).clock()
     if session.expiresAt <= now or (session.replacedAt is not None and not accepts_replaced):
         raise Unauthenticated("Invalid token. Please log in again!")
+    await note_use(session, whereabouts_of(request), now=now)
     return SignedIn(user_id, found, session)
 
 
@@ -118,6 +121,11 @@ async def visitor(request: Request) -> SignedIn | None:
         if _bearer_of(request):
             raise
         return None
+
+
+def whereabouts_of(request: Request) -> Whereabouts:
+    """Return from where a request comes, as far as that may be kept."""
+    return Whereabouts.of(request.ctx.client, request.headers.get("user-agent", ""))
 
 
 def set_cookie(request: Request, response: HTTPResponse, token: str, *, seconds: int) -> None:

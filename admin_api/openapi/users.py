@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from admin_api.openapi.models import MODEL
 from admin_api.openapi.operations import Operation, choice
-from admin_api.openapi.shapes import ID, MONEY, OBJECT, TIME, maybe, named, one_of
+from admin_api.openapi.shapes import ID, MONEY, OBJECT, TIME, maybe, named, one_of, raw
 from admin_api.users.schemas import PERIODS, AccountDeletion, ApiKeyChanges, NewApiKey, ProfileChanges
 from proxy.core.routing import Role
 
+SIGN_IN_ID = raw({"type": "string", "pattern": "^[0-9a-f]{32}$"})
 API_KEY = named(
     "ApiKey",
     {
@@ -25,6 +26,18 @@ API_KEY = named(
         "lastUsed": maybe(TIME),
         "isActive": bool,
         "createdAt": TIME,
+    },
+)
+SIGN_IN = named(
+    "SignIn",
+    {
+        "id": SIGN_IN_ID,
+        "createdAt": TIME,
+        "lastUsed": TIME,
+        "expiresAt": TIME,
+        "userAgent": str,
+        "network": str,
+        "isCurrent": bool,
     },
 )
 USER = named(
@@ -102,6 +115,7 @@ _EXPORT = {
     "sessions": [OBJECT],
     "messages": [OBJECT],
     "apiKeys": [API_KEY],
+    "signIns": [SIGN_IN],
     "usageEvents": [OBJECT],
 }
 

@@ -129,6 +129,12 @@ async def _authenticate(place: Playground, judge: Judge) -> None:
     judge.check(await http.get("/api/auth/verify", headers=headers))
     second = judge.check(await http.post("/api/auth/refresh", headers=headers))
     headers = {"authorization": f"Bearer {second.json()['token']}"}
+    judge.check(await http.delete("/api/auth/sessions", headers=headers))
+    listed = judge.check(await http.get("/api/auth/sessions", headers=headers)).json()["data"]["sessions"]
+    judge.check(await http.delete("/api/auth/sessions/nonsense", headers=headers))
+    judge.check(await http.delete(f"/api/auth/sessions/{listed[0]['id']}", headers=headers))
+    again = judge.check(await http.post("/api/auth/login", json=credentials))
+    headers = {"authorization": f"Bearer {again.json()['token']}"}
     change = {"currentPassword": PASSWORD, "newPassword": NEW_PASSWORD}
     judge.check(await http.patch("/api/auth/password", headers=headers, json=change))
     judge.check(await http.post("/api/auth/logout", headers=headers))
@@ -227,6 +233,9 @@ async def _administer(judge: Judge, admin: Account, account: Account) -> None:
         judge.check(await admin.send(method, path, body))
         judge.check(await account.send(method, path, body))
     other = await signed_in(admin.gateway)
+    for method in ("GET", "DELETE"):
+        for user_id in (other.id, "nonsense"):
+            judge.check(await admin.send(method, f"/api/admin/users/{user_id}/sessions"))
     judge.check(await admin.send("DELETE", f"/api/admin/users/{other.id}"))
 
 

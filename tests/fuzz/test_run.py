@@ -18,7 +18,7 @@ SHARES = {
         "anonymous",
         r"^/(docs.*|health.*|metrics|api/auth/(register|login|logout|forgot-password|reset-password.*))?$",
     ),
-    "accounts": ("user", r"^/api/(user|auth/(me|verify|refresh|password))"),
+    "accounts": ("user", r"^/api/(user|auth/(me|verify|refresh|password|sessions))"),
     "gateway": ("user", r"^/v1/"),
     "models": ("user", r"^/api/models(?!/sync)"),
     "chats": ("user", r"^/api/chat"),

@@ -9,6 +9,7 @@ import httpx
 import pytest
 
 from admin_api.auth.sessions import LONGEST_SIGN_IN, end_sessions, open_session, refresh_session
+from admin_api.auth.whereabouts import Whereabouts
 from proxy import tokens
 from proxy.documents import Session, User
 from proxy.errors import Unauthenticated
@@ -108,7 +109,7 @@ async def test_a_token_expires_and_a_sign_in_too(mongodb_uri: str) -> None:
         assert session.signInEndsAt is not None
         assert abs(session.signInEndsAt - ends) < timedelta(seconds=1)
         late = ends - timedelta(minutes=10)
-        last = await refresh_session(session, gateway.parts.settings, now=late)
+        last = await refresh_session(session, gateway.parts.settings, Whereabouts(), now=late)
         claims = tokens.read(last, keys, now=late + timedelta(minutes=9))
         assert claims.session_id != session.id
         with pytest.raises(tokens.ExpiredToken):
@@ -142,7 +143,7 @@ async def test_a_sign_in_that_is_overtaken_opens_no_session(mongodb_uri: str) ->
         )
         await end_sessions(account.id)
         with pytest.raises(Unauthenticated):
-            await open_session(account.user, gateway.parts.settings, now=now)
+            await open_session(account.user, gateway.parts.settings, Whereabouts(), now=now)
         assert await Session.find_all().count() == 0
 
 
@@ -154,5 +155,5 @@ async def test_a_refresh_that_is_overtaken_opens_no_session(mongodb_uri: str) ->
         assert session is not None
         await end_sessions(account.id)
         with pytest.raises(Unauthenticated):
-            await refresh_session(session, gateway.parts.settings, now=utc_now())
+            await refresh_session(session, gateway.parts.settings, Whereabouts(), now=utc_now())
         assert await Session.find_all().count() == 0
