@@ -1,7 +1,7 @@
 # Every task of the project: `make` lists them.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-long torture fuzz soak audit bench bench-streams bench-overload bench-workers bench-data profile check format lock
+.PHONY: help run test test-long torture fuzz soak audit sbom bench bench-streams bench-overload bench-workers bench-data profile check format lock
 python := .venv/bin/python
 PEERS ?= litellm portkey nginx
 
@@ -33,6 +33,10 @@ fuzz: ## Try every endpoint with schemathesis, as everybody, for many minutes (m
 audit: ## Look for known vulnerabilities in the locked packages, which needs the network
 	@sh tools/bootstrap.sh dev
 	@$(python) tools/audit.py requirements.lock requirements-dev.lock
+
+sbom: ## Write the bill of materials of the locked packages, in CycloneDX's form, to sbom.cdx.json
+	@sh tools/bootstrap.sh dev
+	@$(python) tools/sbom.py requirements.lock sbom.cdx.json
 
 soak: ## Let a gateway run under mixed traffic and see whether it grows (make soak ARGS="--minutes 10")
 	@sh tools/bootstrap.sh dev

@@ -56,6 +56,12 @@ def _parser() -> argparse.ArgumentParser:
     make_key = key.add_parser("create", help="make a key for a user and print it")
     make_key.add_argument("--email", required=True, help="whose key it is")
     make_key.add_argument("--name", default="command line", help="what the key is called")
+    make_key.add_argument(
+        "--allow-ip",
+        action="append",
+        metavar="ADDRESS",
+        help="where it may be used from: an address or a network; several times for several",
+    )
     make_key.set_defaults(module="keys")
     ledger = commands.add_parser("ledger", help="the books").add_subparsers(required=True, metavar="ACTION")
     ledger.add_parser("verify", help="recompute every counter from the events").set_defaults(module="ledger")

@@ -23,8 +23,8 @@ from proxy.core.values import frozen
 from proxy.documents import Outcome
 from proxy.errors import Unavailable
 from proxy.exchange import Exchange
+from proxy.limits import Limits
 from proxy.metering.contract import Want
-from proxy.settings import Limits
 
 _ABORT_SECONDS = 5.0
 _TICK_SECONDS = 1.0

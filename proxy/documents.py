@@ -121,6 +121,7 @@ class ApiKeyDocument(Document):
     lastFour: str
     permissions: list[str] = Field(default_factory=lambda: ["chat", "models"])
     allowedModels: list[str] | None = None
+    allowedIps: list[str] | None = None
     dailyBudget: DecimalAnnotation | None = None
     weeklyBudget: DecimalAnnotation | None = None
     monthlyBudget: DecimalAnnotation | None = None
@@ -156,6 +157,7 @@ class Session(Document):
     """One token of a sign-in: good while this exists and has not been replaced by a refresh.
 
     `family` is the same for all tokens of one sign-in, which ends at `signInEndsAt` however often it is refreshed.
+    `network` and `userAgent` say from where it was used last, as far as that may be kept.
     """
 
     id: str  # type: ignore[assignment]  # Beanie's default is an ObjectId; ours is 128 random bits
@@ -163,7 +165,11 @@ class Session(Document):
     family: str = ""
     createdAt: datetime
     expiresAt: datetime
+    signedInAt: datetime | None = None
     signInEndsAt: datetime | None = None
+    lastUsed: datetime | None = None
+    network: str = ""
+    userAgent: str = ""
     replacedAt: datetime | None = None
     replacedBy: str | None = None
 

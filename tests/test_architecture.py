@@ -32,6 +32,7 @@ DATA_PLANE = {
     "proxy.metrics",
     "proxy.security",
     "proxy.settings",
+    "proxy.tokens",
 }
 MOST_LINES = 400
 

@@ -13,6 +13,8 @@ from admin_api.admin import activity, service, statistics, system
 from admin_api.admin.documents import AuditRecord
 from admin_api.admin.schemas import RoleName, UserChanges
 from admin_api.admin.service import LONGEST_SEARCH, SORT_FIELDS, UserSearch
+from admin_api.auth.sessions import end_sessions, list_sign_ins
+from admin_api.auth.view import view_sign_in
 from admin_api.envelope import success
 from admin_api.models.schemas import ModelEdit
 from admin_api.models.service import edit_model, find
@@ -92,6 +94,29 @@ async def delete_user(request: Request, caller: SignedIn, user_id: str) -> HTTPR
     """Delete a user with all that is his."""
     await service.delete_user(request, caller, read_id(user_id, missing="User not found"))
     return success(message="User deleted successfully")
+
+
+@blueprint.get("/users/<user_id:str>/sessions")
+@access.admin
+async def list_sessions_of_user(request: Request, caller: SignedIn, user_id: str) -> HTTPResponse:
+    """List where a user is signed in, the last used first."""
+    found = read_id(user_id, missing="User not found")
+    await service.get_user(found)
+    await audit.record(request, "admin.sessions_viewed", actor_id=str(caller.user_id), target=user_id)
+    signed_in = await list_sign_ins(found, now=gateway_of(request).clock())
+    shown = [view_sign_in(session, current=caller.session.family) for session in signed_in]
+    return success({"sessions": shown}, results=len(shown))
+
+
+@blueprint.delete("/users/<user_id:str>/sessions")
+@access.admin
+async def revoke_sessions_of_user(request: Request, caller: SignedIn, user_id: str) -> HTTPResponse:
+    """Sign a user out everywhere, at once and on every worker; his API keys stay."""
+    found = read_id(user_id, missing="User not found")
+    await service.get_user(found)
+    await audit.record(request, "admin.sessions_revoked", actor_id=str(caller.user_id), target=user_id)
+    await end_sessions(found)
+    return success(message="All sessions revoked successfully")
 
 
 @blueprint.get("/system")

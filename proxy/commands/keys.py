@@ -25,7 +25,7 @@ def run(settings: Settings, options: argparse.Namespace) -> int:
         user = await User.find_one(User.email == options.email.strip().lower())
         if user is None or user.id is None:
             raise SettingsError(f"no user has the e-mail {options.email}")
-        wish = NewApiKey(name=options.name, expiresIn="never")
+        wish = NewApiKey(name=options.name, expiresIn="never", allowedIps=options.allow_ip)
         secret, key = await create_api_key(user.id, wish, most=_MOST_KEYS, now=utc_now())
         await record_of_operator("operator.key_created", target=str(key.id), now=utc_now())
         print(secret)

@@ -13,6 +13,7 @@ from sanic import HTTPResponse, Request
 from plugins.contract import Price
 from proxy.auth import Caller
 from proxy.blueprint import Blueprint
+from proxy.core.networks import write_network
 from proxy.core.pricing import from_pico
 from proxy.core.rules import Demand, Kind, Rule, rules_of
 from proxy.documents import EVENTS
@@ -31,7 +32,7 @@ _KINDS = {Kind.REQUESTS: "requests", Kind.TOKENS: "tokens", Kind.COST: "usd", Ki
 async def describe_key(request: Request) -> HTTPResponse:
     """Say what the key may use, what it and its user have used, and when each window ends."""
     gateway = gateway_of(request)
-    caller = await gateway.authenticator.caller(request.headers.get("authorization"))
+    caller = await gateway.authenticator.caller(request.headers.get("authorization"), request.ctx.client)
     now = gateway.clock()
     standing = await gateway.meter.standing(caller.user_id, now)
     body = {
@@ -40,6 +41,7 @@ async def describe_key(request: Request) -> HTTPResponse:
         "role": caller.role,
         "permissions": sorted(caller.permissions),
         "allowed_models": None if caller.allowed_models is None else sorted(caller.allowed_models),
+        "allowed_ips": [write_network(network) for network in caller.allowed_networks] or None,
         "expires_at": caller.expires_at,
         "on_disconnect": caller.on_disconnect,
         "limits": [_describe(rule, standing) for rule in _rules(caller, now)],
@@ -51,7 +53,7 @@ async def describe_key(request: Request) -> HTTPResponse:
 async def explain_request(request: Request, request_id: str) -> HTTPResponse:
     """Explain one request of the key's owner: attempts, route, times, tokens, and its cost line by line."""
     gateway = gateway_of(request)
-    caller = await gateway.authenticator.caller(request.headers.get("authorization"))
+    caller = await gateway.authenticator.caller(request.headers.get("authorization"), request.ctx.client)
     await gateway.meter.flush()
     events = gateway.database[EVENTS]
     related = {"$or": [{"_id": request_id}, {"refersTo": request_id}], "userId": caller.user_id}

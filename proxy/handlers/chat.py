@@ -49,7 +49,7 @@ async def create_message(request: Request) -> HTTPResponse | None:
 
 async def _answer(request: Request, form: Form, authorization: str | None) -> HTTPResponse | None:
     gateway = gateway_of(request)
-    caller = await gateway.authenticator.caller(authorization)
+    caller = await gateway.authenticator.caller(authorization, request.ctx.client)
     caller.require("chat")
     call = Call(request.ctx.id, caller, parse(form, request.body), gateway.clock())
     client = StreamingClient(request)

@@ -21,7 +21,7 @@ blueprint = Blueprint("models", url_prefix="/v1")
 async def list_models(request: Request) -> HTTPResponse:
     """List what the caller may use: the operator's aliases, then every model of every provider."""
     gateway = gateway_of(request)
-    caller = await gateway.authenticator.caller(request.headers.get("authorization"))
+    caller = await gateway.authenticator.caller(request.headers.get("authorization"), request.ctx.client)
     caller.require("models")
     catalogue = gateway.catalog.current
     models = [
@@ -42,7 +42,7 @@ async def list_models(request: Request) -> HTTPResponse:
 async def get_model(request: Request, model: str) -> HTTPResponse:
     """Describe one model under the very name that was asked for."""
     gateway = gateway_of(request)
-    caller = await gateway.authenticator.caller(request.headers.get("authorization"))
+    caller = await gateway.authenticator.caller(request.headers.get("authorization"), request.ctx.client)
     caller.require("models")
     asked = unquote(model)
     for target in gateway.catalog.current.find(asked):

@@ -17,8 +17,9 @@ import yaml
 from httpx_aiohttp import AiohttpTransport
 
 from plugins.contract import FailureKind
+from proxy.limits import Limits
 from proxy.metrics import Metrics
-from proxy.settings import Limits, Settings
+from proxy.settings import Settings
 from tests.gateway import running_gateway
 from tests.server_process import free_port
 

@@ -21,8 +21,8 @@ from pymongo import MongoClient
 
 from proxy.clock import utc_now
 from proxy.errors import PayloadTooLarge, envelope, openai_body
+from proxy.limits import Limits
 from proxy.routes import Timeouts
-from proxy.settings import Limits
 from tests.proxy.stage import FREE, ask
 from tests.server_process import ServerProcess, free_port, serving_process
 from tests.upstreams import Behaviour, OpenRouter

@@ -15,7 +15,7 @@ from tests.fuzz.run import run, target
 
 SHARES = {
     "anonymous": r"^/(docs.*|health.*|metrics|api/auth/(register|login|logout|forgot-password|reset-password.*))?$",
-    "user": r"^/(v1/|api/(user|auth/(me|verify|refresh|password)|models(?!/sync)|chat))",
+    "user": r"^/(v1/|api/(user|auth/(me|verify|refresh|password|sessions)|models(?!/sync)|chat))",
     "admin": r"^/api/(admin|models/sync)",
 }
 """By caller, the paths that he tries: every operation once, as the most that may call it."""

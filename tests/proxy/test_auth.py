@@ -20,8 +20,8 @@ from proxy.core.limits import UserLimits
 from proxy.core.routing import Role
 from proxy.documents import ApiKeyDocument, User
 from proxy.errors import PermissionDenied
+from proxy.limits import Limits
 from proxy.mongod import embedded_mongod
-from proxy.settings import Limits
 from tests.gateway import RunningGateway, running_gateway
 from tests.proxy.test_errors import assert_openai_error
 
@@ -183,7 +183,7 @@ async def test_limits_of_a_user_are_his_own_or_his_roles(mongodb_uri: str) -> No
         authenticator = Authenticator(Limits(), clock=gateway.parts.clock)
         user: User = await gateway.user(Role.PREMIUM, usageLimits={"dailyRequests": 0})
         assert authenticator.limits_of(user) == UserLimits(0, 5_000, 500_000)
-        caller = await gateway.parts.authenticator.caller(f"Bearer {await gateway.key(user)}")
+        caller = await gateway.parts.authenticator.caller(f"Bearer {await gateway.key(user)}", "127.0.0.1")
         assert (caller.user_id, caller.role, caller.limits) == (
             str(user.id),
             Role.PREMIUM,
