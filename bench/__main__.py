@@ -47,6 +47,7 @@ def main() -> int:
     more.set_defaults(command=_workers)
     full = commands.add_parser("overload", help="how long a refusal takes")
     full.add_argument("--streams", type=int, default=200, help="that are open, as many as there may be")
+    full.add_argument("--per-second", type=float, default=20.0, help="chunks of each stream")
     full.add_argument("--connections", type=int, default=64, help="that ask for more")
     full.add_argument("--bytes", type=int, default=2_000, help="of their prompts")
     full.set_defaults(command=_overload)
@@ -93,7 +94,9 @@ def _workers(options: argparse.Namespace) -> int:
 
 
 def _overload(options: argparse.Namespace) -> int:
-    print(uvloop.run(overload(Crowd(options.streams, options.connections, options.bytes))))
+    print(
+        uvloop.run(overload(Crowd(options.streams, options.per_second, options.connections, options.bytes)))
+    )
     return 0
 
 

@@ -19,15 +19,17 @@ from bench.streams import Seen, Stream
 from proxy.mongod import embedded_mongod
 
 _SECONDS = 8.0
-_PAUSE_MILLISECONDS = 50.0
+_SETTLE_SECONDS = 1.0  # what has tried the gateway out leaves it a moment later
+_OPEN_SECONDS = 60.0
 _PROBE_SECONDS = 0.05
 
 
 @dataclass(frozen=True, slots=True)
 class Crowd:
-    """How many streams are open, how many connections ask for one more without a pause, and how large their prompts are."""
+    """How many streams are open, with how many chunks a second, and what asks for more: connections, bytes of a prompt."""
 
     streams: int
+    per_second: float
     connections: int
     prompt_bytes: int
 
@@ -43,10 +45,10 @@ class Waits:
 
 async def overload(crowd: Crowd) -> str:
     """Fill a gateway, ask for more, and return a table."""
-    chunks = int(3 * _SECONDS * 1000 / _PAUSE_MILLISECONDS)
+    pause, chunks = 1000 / crowd.per_second, int(600 * crowd.per_second)
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
-        upstream = stack.enter_context(provider(folder, milliseconds=_PAUSE_MILLISECONDS, chunks=chunks))
+        upstream = stack.enter_context(provider(folder, milliseconds=pause, chunks=chunks))
         mongod = stack.enter_context(embedded_mongod(folder / "data"))
         secrets = await add_keys(mongod.uri, 1)
         config = folder / "full.yaml"
@@ -62,14 +64,14 @@ async def _fill(target: Target, pid: int, crowd: Crowd) -> Waits:
     """Open the streams, and let the crowd come."""
     loop, seen, waits = asyncio.get_running_loop(), Seen(), Waits()
     (request,) = target.requests(stream=True, prompt_bytes=100)
-    streams = []
-    for _ in range(crowd.streams):
-        transport, stream = await loop.create_connection(
-            partial(Stream, request, seen), "127.0.0.1", target.port
-        )
-        streams.append((transport, stream))
-    while any(stream.chunks == 0 for _, stream in streams):  # noqa: ASYNC110  there are as many as streams
-        await asyncio.sleep(0.1)
+    await asyncio.sleep(_SETTLE_SECONDS)
+    opened = [
+        await loop.create_connection(partial(Stream, request, seen), "127.0.0.1", target.port)
+        for _ in range(crowd.streams)
+    ]
+    async with asyncio.timeout(_OPEN_SECONDS):
+        while any(stream.chunks == 0 for _, stream in opened):  # noqa: ASYNC110  there are as many as streams
+            await asyncio.sleep(0.1)
     (call,) = target.requests(stream=False, prompt_bytes=crowd.prompt_bytes)
     health = f"GET /health HTTP/1.1\r\nhost: 127.0.0.1:{target.port}\r\n\r\n".encode()
     cpu, until = read(pid).cpu, loop.time() + _SECONDS
@@ -78,7 +80,7 @@ async def _fill(target: Target, pid: int, crowd: Crowd) -> Waits:
             tasks.create_task(_insist(target.port, call, b"503", waits.refused, until, 0.0))
         tasks.create_task(_insist(target.port, health, b"200", waits.health, until, _PROBE_SECONDS))
     waits.cpu = read(pid).cpu - cpu
-    for transport, _ in streams:
+    for transport, _ in opened:
         transport.close()
     return waits
 
@@ -107,7 +109,7 @@ async def _insist(
 
 def _table(crowd: Crowd, waits: Waits) -> str:
     title = (
-        f"{crowd.streams} streams of {1000 / _PAUSE_MILLISECONDS:g} chunks a second, and {crowd.connections} connections "
+        f"{crowd.streams} streams of {crowd.per_second:g} chunks a second, and {crowd.connections} connections "
         f"that ask for more, with {crowd.prompt_bytes:,} bytes each; in milliseconds"
     )
     lines = [title, "", "| | answers | median | p99 |", "|---|---|---|---|"]
