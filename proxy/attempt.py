@@ -225,7 +225,7 @@ class Attempt:
         if stream.failure is None and self._is_past_the_cap(stream):
             return PAST_THE_CAP
         if stream.failure is None:
-            self.body = stream.finish()
+            self.body += stream.finish()
             response.leave()
         return stream.failure
 
@@ -236,7 +236,9 @@ class Attempt:
             self.first_token_at = self._loop.time()
             if stream.failure is None:
                 self._admission.has_begun()
-        if out:
+        if out and stream.is_done and stream.failure is None and self._services.meter.settles_at_once:
+            self.body = out  # a write less: the last bytes, for which nobody has to wait, follow at once
+        elif out:
             await self._audience.send(out)
         # Who serves, and so whether closing stops the bill, may be known only now.
         self.is_abandoned = self._audience.is_gone and not stream.is_done and self.should_cancel()
