@@ -13,6 +13,7 @@ import ssl
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import aiohappyeyeballs
 import httpx
@@ -50,6 +51,7 @@ class Pool:
         self._slots = asyncio.Semaphore(limit)
         self._idle: deque[Connection] = deque()
         self._open: set[Connection] = set()
+        self._dialing: set[asyncio.Task[Connection]] = set()
         self._sweeping: asyncio.TimerHandle | None = None
         self._is_closed = False
         self._last_lost: asyncio.Future[None] | None = None
@@ -70,15 +72,11 @@ class Pool:
                 raise httpx.PoolTimeout("every connection is in use") from exc
         else:
             await self._slots.acquire()
-        try:
-            while self._idle:
-                connection = self._idle.pop()
-                if connection.is_open:
-                    return connection
-            return await self._dial(connect)
-        except BaseException:
-            self._slots.release()
-            raise
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.is_open:
+                return connection
+        return await self._dial(connect)
 
     async def aclose(self) -> None:
         """Close every connection."""
@@ -87,6 +85,8 @@ class Pool:
             self._sweeping.cancel()
         for connection in tuple(self._open):
             connection.close()
+        if self._dialing:
+            await asyncio.wait(self._dialing, timeout=_CLOSING_SECONDS)
         if self._open:
             self._last_lost = asyncio.get_running_loop().create_future()
             await asyncio.wait({self._last_lost}, timeout=_CLOSING_SECONDS)
@@ -129,30 +129,45 @@ class Pool:
             self._sweeping = loop.call_at(self._idle[0].idle_since + _IDLE_SECONDS, self._sweep)
 
     async def _dial(self, patience: float | None) -> Connection:
+        """Make a connection; one whose caller is cancelled meanwhile keeps its slot, and is there for others then."""
+        # Not to be cancelled: uvloop would close the socket, and leave an object that closes its number once more.
+        dialing = asyncio.create_task(self._connect(patience))
+        self._dialing.add(dialing)
+        dialing.add_done_callback(self._dialing.discard)
         try:
-            async with asyncio.timeout(patience):
-                return await self._connect()
+            return await asyncio.shield(dialing)
+        except asyncio.CancelledError:
+            dialing.add_done_callback(self._unwanted)
+            raise
         except (OSError, UnicodeError) as exc:  # the latter is a name that cannot be one
+            self._slots.release()
             # It may have moved.
             self._addresses_until = 0.0
-            kind = httpx.ConnectTimeout if isinstance(exc, TimeoutError) else httpx.ConnectError
-            raise kind(str(exc)) from exc
+            # A TLS handshake that takes too long is aborted.
+            is_late = isinstance(exc, TimeoutError | ConnectionAbortedError)
+            raise (httpx.ConnectTimeout if is_late else httpx.ConnectError)(str(exc)) from exc
 
-    async def _connect(self) -> Connection:
-        reached = await aiohappyeyeballs.start_connection(
-            await self._look_up(), happy_eyeballs_delay=_HAPPY_EYEBALLS_SECONDS, interleave=1
-        )
-        secure = self._origin.is_secure
-        try:
-            _, connection = await asyncio.get_running_loop().create_connection(
-                lambda: Connection(self),
-                sock=reached,
-                ssl=(self._tls or _system_tls()) if secure else None,
-                server_hostname=self._origin.host.rstrip(".") if secure else None,
+    def _unwanted(self, dialing: asyncio.Task[Connection]) -> None:
+        if dialing.cancelled() or dialing.exception() is not None:
+            self._slots.release()
+        else:
+            self.ended(dialing.result())
+
+    async def _connect(self, patience: float | None) -> Connection:
+        loop = asyncio.get_running_loop()
+        deadline = None if patience is None else loop.time() + patience
+        async with asyncio.timeout_at(deadline):
+            reached = await aiohappyeyeballs.start_connection(
+                await self._look_up(), happy_eyeballs_delay=_HAPPY_EYEBALLS_SECONDS, interleave=1
             )
-        except BaseException:
-            reached.close()
-            raise
+        secure: dict[str, Any] = {}
+        if self._origin.is_secure:
+            secure["ssl"] = self._tls or _system_tls()
+            secure["server_hostname"] = self._origin.host.rstrip(".")
+            secure["ssl_handshake_timeout"] = deadline and max(0.001, deadline - loop.time())
+        _, connection = await loop.create_connection(lambda: Connection(self), sock=reached, **secure)
+        if self._is_closed:
+            connection.close()
         return connection
 
     async def _look_up(self) -> Sequence[AddrInfoType]:

@@ -14,6 +14,7 @@ import pytest
 from proxy.connection import Body, CutOff, Disconnected
 from tests.proxy.bare_provider import BareProvider, body, request, saying, talking, whole
 
+pytestmark = pytest.mark.both_loops
 OK = b"HTTP/1.1 200 OK\r\n"
 CHUNKED = OK + b"Transfer-Encoding: chunked\r\n\r\n"
 SIZED = OK + b"Content-Length: 5\r\n\r\nhello"
