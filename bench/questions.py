@@ -25,6 +25,7 @@ def of_user(subject: Subject) -> tuple[str, ...]:
     return (
         "/api/auth/me",
         "/api/auth/verify",
+        "/api/auth/sessions",
         "/api/user/profile",
         *(f"/api/user/stats?period={period}" for period in _PERIODS),
         "/api/user/api-keys",
@@ -61,6 +62,7 @@ def of_admin(subject: Subject) -> tuple[str, ...]:
         "/api/admin/users?sortBy=lastActive",
         "/api/admin/users?role=premium&status=active",
         f"/api/admin/users/{subject.user}",
+        f"/api/admin/users/{subject.user}/sessions",
         "/api/admin/system",
         "/api/admin/audit",
         "/api/admin/audit?action=auth.login&page=20",

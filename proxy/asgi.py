@@ -43,7 +43,7 @@ class StartFailed(Exception):
 def application() -> Application:
     """Make the ASGI application of the configuration; nothing is opened yet. Raises `SettingsError`."""
     settings = load()
-    logs.configure(settings.log_level)
+    logs.configure(settings.log_level, settings.secrets())
     if not settings.mongodb_uri:
         raise SettingsError("MONGODB_URI: must be set: an ASGI server keeps no MongoDB for us")
     return Application(settings, settings.mongodb_uri)
