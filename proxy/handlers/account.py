@@ -20,6 +20,7 @@ from proxy.documents import EVENTS
 from proxy.errors import NotFound
 from proxy.gateway import gateway_of
 from proxy.metering.contract import Standing
+from proxy.metering.event import correction_id
 
 blueprint = Blueprint("account", url_prefix="/v1")
 
@@ -56,7 +57,7 @@ async def explain_request(request: Request, request_id: str) -> HTTPResponse:
     caller = await gateway.authenticator.caller(request.headers.get("authorization"), request.ctx.client)
     await gateway.meter.flush()
     events = gateway.database[EVENTS]
-    related = {"$or": [{"_id": request_id}, {"refersTo": request_id}], "userId": caller.user_id}
+    related = {"_id": {"$in": [request_id, correction_id(request_id)]}, "userId": caller.user_id}
     found = await events.find(related).sort([("kind", -1), ("_id", 1)]).to_list(10)
     if not found or found[0]["_id"] != request_id:
         raise NotFound("There is no such request of yours.", code="request_not_found")

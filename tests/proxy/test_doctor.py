@@ -37,7 +37,11 @@ DEMO = {"demo": ProviderSettings(plugin="demo")}
 
 @pytest.fixture(autouse=True)
 def _collected() -> Iterator[None]:
-    """Collect what the driver leaves at once: it forgets the socket of a greeting that was never answered."""
+    """Collect what the driver leaves at once: it forgets the socket of a greeting that was never answered.
+
+    By tracemalloc that socket is made in pymongo's monitor of a server (`Monitor._check_server`, `Pool.connect`,
+    `_async_create_connection`), whose task `AsyncMongoClient.close` cancels before the connection is the pool's.
+    """
     yield
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)
