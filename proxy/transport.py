@@ -1,19 +1,22 @@
 """The way to a provider: httpx's transport interface over connections of our own, or into this process.
 
 The interface is one method, `httpx.AsyncBaseTransport.handle_async_request`, and the only seam between the gateway
-and the outside world. httpx's own engine does not survive cancelled requests and costs twelve times the CPU. What
-an exchange raises is httpx's; `proxy.relay` translates.
+and the outside world. httpx's own engine does not survive cancelled requests and costs twelve times the CPU; over
+aiohttp's client the gateway takes 1.15 times the CPU for a chat and 1.2 times for a stream of 20 chunks, most of it
+for objects that are made anew for each request. What an exchange raises is httpx's; `proxy.relay` translates.
 """
 
 from __future__ import annotations
 
 import asyncio
+import base64
 import functools
 import re
 import secrets
 import ssl
 from collections.abc import AsyncIterator, Callable, Iterable
 from datetime import datetime
+from urllib.parse import unquote_to_bytes
 
 import httpx
 
@@ -23,6 +26,7 @@ from proxy.pool import Origin, Pool
 _NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _NOT_A_VALUE = re.compile(rb"[\x00\r\n]")
 _BODILESS = ("GET", "HEAD")
+_COPIED = 2**16
 
 Clock = Callable[[], datetime]
 
@@ -50,14 +54,14 @@ class Network(httpx.AsyncBaseTransport):
         content = await request.aread()
         origin, opening = _opening(request.method, str(request.url))
         fields = _fields(tuple(request.headers.raw))
-        length = (
-            b"Content-Length: %d\r\n" % len(content) if content or request.method not in _BODILESS else b""
-        )
+        is_bodiless = not content and request.method in _BODILESS
+        length = b"" if is_bodiless else b"Content-Length: %d\r\n" % len(content)
+        head = b"%b%b%b\r\n" % (opening, fields, length)
         pool = self._pools.get(origin) or self._pool(origin)
         connection = await pool.connection(connect=patience["connect"], pool=patience["pool"])
-        body = await connection.send(
-            (opening, fields, length, b"\r\n", content), is_head=request.method == "HEAD"
-        )
+        # One packet, and over TLS one record, unless copying costs more than that.
+        written = (head + content,) if len(content) < _COPIED else (head, content)
+        body = await connection.send(written, is_head=request.method == "HEAD")
         return httpx.Response(body.status, headers=body.headers, stream=body)
 
     async def aclose(self) -> None:
@@ -107,7 +111,10 @@ def _opening(method: str, address: str) -> tuple[Origin, bytes]:
     url = httpx.URL(address)
     is_secure = url.scheme == "https"
     origin = Origin(url.raw_host.decode("ascii"), url.port or (443 if is_secure else 80), is_secure)
-    return origin, b"%b %b HTTP/1.1\r\nHost: %b\r\n" % (method.encode("ascii"), url.raw_path, url.netloc)
+    opening = b"%b %b HTTP/1.1\r\nHost: %b\r\n" % (method.encode("ascii"), url.raw_path, url.netloc)
+    if url.userinfo:
+        opening += b"Authorization: Basic %b\r\n" % base64.b64encode(unquote_to_bytes(url.userinfo))
+    return origin, opening
 
 
 @functools.lru_cache(maxsize=256)

@@ -69,6 +69,12 @@ async def test_a_request_of_httpx_itself_is_written_too() -> None:
     assert sent.endswith(b'\r\n\r\n{"b":1}')
 
 
+async def test_credentials_of_an_address_are_sent() -> None:
+    """A name and a password in a provider's address are sent as HTTP knows them, and not as a part of its host."""
+    sent = await received(described("GET", "http://me:a%20b@x/v1"))
+    assert sent == (b"GET /v1 HTTP/1.1\r\nHost: 127.0.0.1:port\r\nAuthorization: Basic bWU6YSBi\r\n\r\n")
+
+
 @pytest.mark.parametrize("size", [1_000, 100_000, 5_000_000])
 async def test_a_body_of_any_size_arrives(size: int) -> None:
     """What a socket does not take at once follows as the provider reads."""
