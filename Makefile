@@ -1,22 +1,26 @@
 # Every task of the project: `make` lists them.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test torture fuzz soak audit bench bench-streams bench-data profile check format lock
+.PHONY: help run test test-long torture fuzz soak audit sbom bench bench-streams bench-overload bench-workers bench-data profile check format lock
 python := .venv/bin/python
 PEERS ?= litellm portkey nginx
 
 # PYTHON, HOST, PORT and the like may be given as `make run PORT=5001`: make exports what stands on its command line.
 
 help: ## List the tasks
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 run: ## Install what is needed and start the gateway on http://localhost:5000
 	@sh tools/bootstrap.sh run
 	@exec $(python) -m proxy serve
 
-test: ## Run every test (a part of them: make test ARGS="tests/proxy -k stream")
+test: ## Run the tests, in under five minutes (a part of them: make test ARGS="tests/proxy -k stream")
 	@sh tools/bootstrap.sh dev
-	@$(python) -m pytest -n 2 --dist worksteal $(ARGS)
+	@$(python) -m pytest -n 2 --dist worksteal -m "not long" $(ARGS)
+
+test-long: ## Run the tests that take a minute or so each: schemathesis, installations, a bad day of the providers
+	@sh tools/bootstrap.sh dev
+	@$(python) -m pytest -n 2 --dist worksteal -m long $(ARGS)
 
 torture: ## Torture the meter with kills, freezes and cheats, about five minutes (make torture ARGS="--minutes 1 --seed 7")
 	@sh tools/bootstrap.sh dev
@@ -30,6 +34,10 @@ audit: ## Look for known vulnerabilities in the locked packages, which needs the
 	@sh tools/bootstrap.sh dev
 	@$(python) tools/audit.py requirements.lock requirements-dev.lock
 
+sbom: ## Write the bill of materials of the locked packages, in CycloneDX's form, to sbom.cdx.json
+	@sh tools/bootstrap.sh dev
+	@$(python) tools/sbom.py requirements.lock sbom.cdx.json
+
 soak: ## Let a gateway run under mixed traffic and see whether it grows (make soak ARGS="--minutes 10")
 	@sh tools/bootstrap.sh dev
 	@$(python) -m tests.soak $(ARGS)
@@ -41,6 +49,14 @@ bench: ## Measure the gateway beside its peers, under ten minutes (alone: make b
 bench-streams: ## Hold a thousand streams open on two workers (make bench-streams ARGS="--streams 200")
 	@sh tools/bootstrap.sh dev
 	@$(python) -m bench streams $(ARGS)
+
+bench-workers: ## Measure what a second worker brings (make bench-workers ARGS="--workers 4")
+	@sh tools/bootstrap.sh dev
+	@$(python) -m bench workers $(ARGS)
+
+bench-overload: ## Measure how long a full gateway takes to refuse (make bench-overload ARGS="--connections 256")
+	@sh tools/bootstrap.sh dev
+	@$(python) -m bench overload $(ARGS)
 
 bench-data: ## Measure lists and statistics on a large database (make bench-data ARGS="--events 200000")
 	@sh tools/bootstrap.sh dev

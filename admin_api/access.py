@@ -16,12 +16,14 @@ from beanie import PydanticObjectId
 from bson.errors import InvalidId
 from sanic import HTTPResponse, Request
 
-from proxy import security
+from admin_api.auth.sessions import note_use
+from admin_api.auth.whereabouts import Whereabouts
+from proxy import tokens
 from proxy.core.routing import Role
 from proxy.documents import Session, User
 from proxy.errors import PermissionDenied, Unauthenticated
 from proxy.gateway import gateway_of
-from proxy.security import TokenClaims
+from proxy.tokens import TokenClaims
 
 COOKIE = "jwt"
 _ACCESS = "__access__"
@@ -107,6 +109,7 @@ async def signed_in(request: Request, *, accepts_replaced: bool = False) -> Sign
     now = gateway_of(request).clock()
     if session.expiresAt <= now or (session.replacedAt is not None and not accepts_replaced):
         raise Unauthenticated("Invalid token. Please log in again!")
+    await note_use(session, whereabouts_of(request), now=now)
     return SignedIn(user_id, found, session)
 
 
@@ -118,6 +121,11 @@ async def visitor(request: Request) -> SignedIn | None:
         if _bearer_of(request):
             raise
         return None
+
+
+def whereabouts_of(request: Request) -> Whereabouts:
+    """Return from where a request comes, as far as that may be kept."""
+    return Whereabouts.of(request.ctx.client, request.headers.get("user-agent", ""))
 
 
 def set_cookie(request: Request, response: HTTPResponse, token: str, *, seconds: int) -> None:
@@ -180,11 +188,11 @@ def _cookie_of(request: Request) -> str | None:
 def _read(request: Request, token: str) -> tuple[TokenClaims, PydanticObjectId]:
     gateway = gateway_of(request)
     try:
-        claims = security.read_token(token, gateway.settings.jwt_secret or "", now=gateway.clock())
+        claims = tokens.read(token, gateway.settings.token_keys, now=gateway.clock())
         return claims, PydanticObjectId(claims.user_id)
-    except security.ExpiredToken as exc:
+    except tokens.ExpiredToken as exc:
         raise Unauthenticated("Your token has expired! Please log in again.") from exc
-    except (security.InvalidToken, InvalidId) as exc:
+    except (tokens.InvalidToken, InvalidId) as exc:
         raise Unauthenticated("Invalid token. Please log in again!") from exc
 
 

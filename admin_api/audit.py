@@ -18,8 +18,6 @@ from proxy.gateway import gateway_of
 LONGEST_TEXT = 256
 MOST_ITEMS = 50
 HIDDEN = "[hidden]"
-OPERATOR = "operator"
-"""Stands for the address where there is none: the command line, or the configuration."""
 
 _SECRETS = ("password", "token", "secret", "apikey", "digest", "authorization", "cookie")
 _COUNTS = ("monthlytokens",)  # a number of tokens of text, and no key to anything
@@ -47,11 +45,6 @@ async def record(
         requestId=request.ctx.id,
     )
     await entry.insert()
-
-
-async def record_of_operator(action: str, *, target: str, now: datetime) -> None:
-    """Write what the operator has done at the machine itself, where nobody signs in."""
-    await AuditRecord(at=now, action=action, target=target, address=OPERATOR).insert()
 
 
 def _detail(name: str, value: Any) -> Any:

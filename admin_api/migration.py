@@ -19,7 +19,8 @@ from pymongo import ReplaceOne, UpdateMany, UpdateOne
 from pymongo.asynchronous.collection import AsyncCollection
 
 from admin_api.chat.documents import DEFAULT_TITLE
-from proxy.database import Database, DatabaseError, foreign_indexes
+from proxy import indexes
+from proxy.database import Database, DatabaseError
 
 BATCH = 500
 MODELS_BEFORE = "aimodels_original"
@@ -68,7 +69,7 @@ async def _refuse_shared_emails(users: Collection) -> None:
 async def _drop_indexes(
     database: Database, documents: Sequence[type[Document]], *, deleting_only: bool
 ) -> AsyncIterator[str]:
-    for index in await foreign_indexes(database, documents):
+    for index in indexes.foreign(await indexes.existing(database, documents), documents):
         if index.deletes or not deleting_only:
             await database[index.collection].drop_index(index.name)
             reason = "the database deleted documents by it" if index.deletes else "ours takes its place"

@@ -5,9 +5,11 @@ Both numbers are bounded, so that no request makes the database skip or return m
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from beanie import Document
 from sanic import Request
 
 from admin_api.validation import read_integer
@@ -39,6 +41,15 @@ class Page:
         if neighbours:
             described |= {"hasNext": self.page < pages, "hasPrev": self.page > 1}
         return described
+
+
+async def count(document: type[Document], query: Mapping[str, Any]) -> int:
+    """Count what a list has in all.
+
+    How much there is altogether the database knows without reading it, a few out after it was killed.
+    """
+    collection = document.get_pymongo_collection()
+    return await (collection.count_documents(query) if query else collection.estimated_document_count())
 
 
 def read_page(request: Request, default_limit: int = 20, most: int = 100) -> Page:

@@ -12,19 +12,14 @@ from typing import TypeVar
 import orjson
 from beanie import PydanticObjectId
 from bson import ObjectId
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 from sanic import Request
 
+from admin_api.schema import Schema
 from proxy.errors import InvalidRequest, NotFound, PayloadTooLarge, UnsupportedMedia
 
 MAX_BODY_BYTES = 64 * 2**10
 _INTEGER = re.compile(r"[0-9]{1,9}", re.ASCII)
-
-
-class Schema(BaseModel):
-    """The base of every body: what is not declared is refused, and nothing is converted."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, str_strip_whitespace=True)
 
 
 Body = TypeVar("Body", bound=Schema)

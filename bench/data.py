@@ -1,14 +1,17 @@
 """A large database: every collection as the gateway itself would have written it, roll-ups and accounts included.
 
-Events are made user by user, by the functions that make them in the gateway, from a settlement that varies; what
-is derived from them (roll-ups, accounts) is derived by the gateway's own functions too.
+Some thousand events are made by the functions that make them in the gateway, and what is derived from them (roll-ups,
+accounts) by the gateway's own too. Every user's are copies of some of those, patched in their encoded form: to make
+each anew would take an hour of CPU for two millions.
 """
 
 from __future__ import annotations
 
+import asyncio
 import random
 import struct
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -43,8 +46,12 @@ _RATE = Decimal(83)
 _LIMITS = UserLimits(10**8, 10**9, 10**12)
 _BATCH = 2_000
 _TIME = struct.Struct("<q")
+_ALL_KINDS = 4_000
 _KINDS = 40
 """So many different events each user has, on as many days and with as many models; the others are like one of them."""
+
+_USER, _KEY, _SESSION = "a" * 24, "b" * 24, "c" * 24
+"""Whose the events are that all others are copied from."""
 
 _HEAVY_SHARE = 20
 """The first user has so many times the events and messages of an ordinary one."""
@@ -72,25 +79,47 @@ class Owner:
     messages: int
 
 
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """An event that others are copied from, and what comes of it."""
+
+    encoded: bytes
+    id_at: int
+    time_at: int
+    milliseconds: int
+    used: dict[str, int]
+    totals: dict[str, int]
+    sums: Sums
+
+
 class Sink:
-    """Inserts into one collection, many documents at once and without waiting for the disk: it can be made again."""
+    """Inserts into one collection, many documents at once, and meanwhile takes the next ones."""
 
     def __init__(self, database: Database, name: str) -> None:
         """Insert into this collection."""
         self._collection: AsyncCollection[dict[str, Any]] = database[name]
         self._waiting: list[dict[str, Any] | RawBSONDocument] = []
+        self._inserting: asyncio.Task[None] | None = None
 
     async def add(self, *documents: dict[str, Any] | RawBSONDocument) -> None:
         """Insert these, now or a little later."""
         self._waiting += documents
         if len(self._waiting) >= _BATCH:
-            await self.flush()
+            await self._insert()
 
     async def flush(self) -> None:
-        """Insert what is waiting."""
-        if self._waiting:
-            await self._collection.insert_many(self._waiting, ordered=False)
-            self._waiting = []
+        """Insert what is waiting, and wait for it."""
+        await self._insert()
+        await self._insert()
+
+    async def _insert(self) -> None:
+        if self._inserting is not None:
+            await self._inserting
+        batch, self._waiting = self._waiting, []
+        self._inserting = asyncio.create_task(self._insert_all(batch)) if batch else None
+
+    async def _insert_all(self, batch: list[dict[str, Any] | RawBSONDocument]) -> None:
+        await self._collection.insert_many(batch, ordered=False)
 
 
 async def fill(database: Database, size: Size, now: datetime, dice: random.Random) -> str:
@@ -98,13 +127,14 @@ async def fill(database: Database, size: Size, now: datetime, dice: random.Rando
     names = ("users", "apikeys", EVENTS, ROLLUPS, ACCOUNTS, "chatsessions", "chatmessages", "auditlog")
     sinks = {name: Sink(database, name) for name in names}
     digest = security.hash_password(PASSWORD)
+    kinds = [_kind(now, dice) for _ in range(_ALL_KINDS)]
     secret = ""
     for owner in _owners(size):
         made = security.new_api_key()
         secret = secret or made.secret
         await sinks["users"].add(_user(owner, digest, now))
         await sinks["apikeys"].add(_key(owner, made, now))
-        await _add_events(owner, sinks, now, dice)
+        await _add_events(owner, dice.sample(kinds, _KINDS), sinks, dice)
         await _add_messages(owner, sinks, now, dice)
     for number in range(size.records):
         await sinks["auditlog"].add(_record(number, now))
@@ -122,57 +152,89 @@ def _owners(size: Size) -> Iterator[Owner]:
         yield Owner(number, ObjectId(), ObjectId(), size.events * share // shares, sessions, messages)
 
 
-async def _add_events(owner: Owner, sinks: dict[str, Sink], now: datetime, dice: random.Random) -> None:
-    used: dict[str, int] = {}
-    totals: dict[str, int] = {}
-    sums: Sums = {}
-    for number in range(_KINDS):
+async def _add_events(
+    owner: Owner, kinds: Sequence[Kind], sinks: dict[str, Sink], dice: random.Random
+) -> None:
+    used: Counter[str] = Counter()
+    totals: Counter[str] = Counter()
+    rollups: dict[str, dict[str, Any]] = {}
+    for number, kind in enumerate(kinds):
         copies = owner.events // _KINDS + (number < owner.events % _KINDS)
-        event = _event(owner, now, dice)
-        await sinks[EVENTS].add(*_copies(event, copies, dice))
-        for counter, amount in event["windows"].items():
-            if not has_ended(counter, now):
-                used[counter] = used.get(counter, 0) + copies * amount
-        for name, amount in totals_of(event).items():
-            totals[name] = totals.get(name, 0) + copies * amount
-        for key, place in sums_of([event]).items():
-            sum_ = sums.setdefault(key, {"names": place["names"], "amounts": {}})["amounts"]
+        if not copies:
+            continue
+        theirs = {
+            _USER: str(owner.user_id),
+            _KEY: str(owner.key_id),
+            _SESSION: str(dice.choice(owner.sessions)),
+        }
+        await sinks[EVENTS].add(*_copies(kind, copies, theirs, dice))
+        used.update({counter: copies * amount for counter, amount in kind.used.items()})
+        totals.update({name: copies * amount for name, amount in kind.totals.items()})
+        for key, place in kind.sums.items():
+            names = {name: theirs.get(value, value) for name, value in place["names"].items()}
+            rollup = rollups.setdefault(_renamed(key, theirs), names)
             for name, amount in place["amounts"].items():
-                sum_[name] = sum_.get(name, 0) + copies * amount
-    rollups = [{"_id": key, **place["names"], **place["amounts"], "thru": {}} for key, place in sums.items()]
-    await sinks[ROLLUPS].add(*rollups)
+                rollup[name] = rollup.get(name, 0) + copies * amount
+    await sinks[ROLLUPS].add(*({"_id": key, **rollup, "thru": {}} for key, rollup in rollups.items()))
     counters = {counter: {"u": amount, "l": 0} for counter, amount in used.items()}
-    await sinks[ACCOUNTS].add({"_id": str(owner.user_id), "c": counters, "t": totals, "j": {}, "js": []})
+    await sinks[ACCOUNTS].add(
+        {"_id": str(owner.user_id), "c": counters, "t": dict(totals), "j": {}, "js": []}
+    )
 
 
-def _copies(event: Event, copies: int, dice: random.Random) -> Iterator[RawBSONDocument]:
-    """Repeat an event under other ids, second by second: patched in its encoded form, for that is ten times as fast."""
-    encoded = bytearray(bson.encode(event))
-    id_at = encoded.index(event["_id"].encode())
+def _renamed(text: str, theirs: Mapping[str, str]) -> str:
+    for placeholder, name in theirs.items():
+        text = text.replace(placeholder, name)
+    return text
+
+
+def _copies(
+    kind: Kind, copies: int, theirs: Mapping[str, str], dice: random.Random
+) -> Iterator[RawBSONDocument]:
+    """Repeat an event for somebody, under other ids and second by second."""
+    encoded = kind.encoded
+    for placeholder, name in theirs.items():
+        encoded = encoded.replace(placeholder.encode(), name.encode())
+    patched = bytearray(encoded)
+    for number in range(copies):
+        request = _request_id(dice).encode()
+        patched[kind.id_at : kind.id_at + len(request)] = request
+        _TIME.pack_into(patched, kind.time_at, kind.milliseconds + 1000 * number)
+        yield RawBSONDocument(bytes(patched))
+
+
+def _kind(now: datetime, dice: random.Random) -> Kind:
+    event = _event(now, dice)
+    encoded = bson.encode(event)
     time_at = encoded.index(b"\x09at\x00") + 4
     (milliseconds,) = _TIME.unpack_from(encoded, time_at)
-    for number in range(copies):
-        encoded[id_at : id_at + len(event["_id"])] = _request_id(dice).encode()
-        _TIME.pack_into(encoded, time_at, milliseconds + 1000 * number)
-        yield RawBSONDocument(bytes(encoded))
+    return Kind(
+        encoded=encoded,
+        id_at=encoded.index(event["_id"].encode()),
+        time_at=time_at,
+        milliseconds=milliseconds,
+        used={counter: amount for counter, amount in event["windows"].items() if not has_ended(counter, now)},
+        totals=totals_of(event),
+        sums=sums_of([event]),
+    )
 
 
 def _request_id(dice: random.Random) -> str:
     return f"req_{dice.getrandbits(96):024x}"
 
 
-def _event(owner: Owner, now: datetime, dice: random.Random) -> Event:
+def _event(now: datetime, dice: random.Random) -> Event:
     day = (now - timedelta(days=dice.randrange(DAYS))).replace(hour=0, minute=0, second=0, microsecond=0)
     at = min(now, day + timedelta(seconds=dice.randrange(80_000)))
     model = _MODELS[min(len(_MODELS) - 1, int(dice.expovariate(0.3)))]
-    session = dice.choice(owner.sessions) if dice.random() < 0.1 else None  # noqa: PLR2004  every tenth is a chat
+    session = _SESSION if dice.random() < 0.1 else None  # noqa: PLR2004  every tenth is a chat
     tokens = Counted(dice.randrange(10, 4_000), dice.randrange(1, 1_000))
     cost = tokens.prompt * _PRICE.prompt + tokens.completion * _PRICE.completion
     want = Want(
         request_id=_request_id(dice),
-        user_id=str(owner.user_id),
-        key_id=None if session else str(owner.key_id),
-        session_id=None if session is None else str(session),
+        user_id=_USER,
+        key_id=None if session else _KEY,
+        session_id=session,
         at=at,
         limits=_LIMITS,
         key_limits=None,

@@ -24,7 +24,7 @@ class CannotRun(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What a process and all that it has started have used: CPU in seconds, and memory in bytes."""
+    """What one or several processes have used: CPU in seconds, and memory in bytes."""
 
     cpu: float
     memory: int
@@ -32,18 +32,24 @@ class Reading:
 
 def read(pid: int) -> Reading:
     """Add up a process and its descendants."""
+    each = of_each(pid).values()
+    return Reading(sum(reading.cpu for reading in each), sum(reading.memory for reading in each))
+
+
+def of_each(pid: int) -> dict[int, Reading]:
+    """Read a process and its descendants, each by its id."""
     parents = _parents()
     members, found = [pid], 0
     while found < len(members):
         members += [child for child, parent in parents.items() if parent == members[found]]
         found += 1
-    cpu = memory = 0.0
+    readings = {}
     for member in members:
         with suppress(OSError):
             fields = _fields(member)
-            cpu += (int(fields[11]) + int(fields[12])) / _TICK  # utime, stime
-            memory += int(fields[21]) * _PAGE  # rss
-    return Reading(cpu, int(memory))
+            cpu = (int(fields[11]) + int(fields[12])) / _TICK  # utime, stime
+            readings[member] = Reading(cpu, int(fields[21]) * _PAGE)  # rss
+    return readings
 
 
 def _parents() -> dict[int, int]:

@@ -11,8 +11,6 @@ import re
 import tempfile
 import time
 from asyncio import Transport
-from collections.abc import Sequence
-from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -23,7 +21,7 @@ from bench.compare import provider
 from bench.gateways import Running, direct, worker
 from bench.keys import add_keys
 from bench.measure import MEBIBYTE
-from bench.processes import read
+from bench.processes import Reading, read
 from proxy.mongod import embedded_mongod
 
 _STAMP = re.compile(rb'"content":"(\d{19})"')
@@ -93,40 +91,37 @@ async def hold_streams(wanted: Load) -> str:
         provider(Path(folder), milliseconds=pause, chunks=wanted.chunks) as upstream,
     ):
         async with direct(upstream, Path(folder)) as bare:
-            without = await _run([bare], wanted)
-        async with AsyncExitStack() as stack:
-            mongod = stack.enter_context(embedded_mongod(Path(folder) / "data"))
+            without = await _run(bare, wanted)
+        with embedded_mongod(Path(folder) / "data") as mongod:
             secrets = await add_keys(mongod.uri, 1)
-            gateways = []
-            for number in range(wanted.workers):
-                place = Path(folder) / f"worker-{number}"
-                place.mkdir()
-                gateways.append(await stack.enter_async_context(worker(upstream, place, mongod.uri, secrets)))
-            within = await _run(gateways, wanted)
+            several = {"WORKERS": str(wanted.workers)}
+            async with worker(upstream, Path(folder), mongod.uri, secrets, variables=several) as gateway:
+                within = await _run(gateway, wanted)
     return _table(wanted, without, within)
 
 
-async def _run(gateways: Sequence[Running], wanted: Load) -> Seen:
+async def _run(gateway: Running, wanted: Load) -> Seen:
     seen = Seen()
     loop = asyncio.get_running_loop()
-    pids = [gateway.pid for gateway in gateways if gateway.pid]
-    memory = sum(read(pid).memory for pid in pids)
-    cpu, began = sum(read(pid).cpu for pid in pids), time.monotonic()
+    before, began = _read(gateway), time.monotonic()
     streams = []
     for number in range(wanted.streams):
-        target = gateways[number % len(gateways)].target
-        make = partial(Stream, _request(target), seen)
-        _, stream = await loop.create_connection(make, "127.0.0.1", target.port)
+        make = partial(Stream, _request(gateway.target), seen)
+        _, stream = await loop.create_connection(make, "127.0.0.1", gateway.target.port)
         streams.append(stream)
         await asyncio.sleep(max(0.0, began + number * _OPEN_SECONDS / wanted.streams - time.monotonic()))
-    seen.bytes_held = sum(read(pid).memory for pid in pids) - memory
+    seen.bytes_held = _read(gateway).memory - before.memory
     async with asyncio.timeout(60 + 10 * wanted.chunks / wanted.per_second):
         endings = [await stream.has_ended for stream in streams]
-    seen.cpu, seen.seconds = sum(read(pid).cpu for pid in pids) - cpu, time.monotonic() - began
+    seen.cpu, seen.seconds = _read(gateway).cpu - before.cpu, time.monotonic() - began
     for number, (stream, is_whole) in enumerate(zip(streams, endings, strict=True)):
         if not is_whole or stream.chunks != wanted.chunks:
             seen.broken.append(f"stream {number} has {stream.chunks} of {wanted.chunks} chunks")
     return seen
+
+
+def _read(gateway: Running) -> Reading:
+    return read(gateway.pid) if gateway.pid else Reading(0.0, 0)
 
 
 def _request(target: Target) -> bytes:

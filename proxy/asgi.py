@@ -19,8 +19,9 @@ from sanic import Sanic
 from sanic.exceptions import RequestCancelled
 
 from proxy import background, database, logs
+from proxy.clock import utc_now
 from proxy.errors import PayloadTooLarge, RequestTimeout, Unavailable, anthropic_body, envelope, openai_body
-from proxy.server import App, create_app, utc_now
+from proxy.server import App, create_app
 from proxy.settings import Settings, SettingsError, load
 
 BODY_SECONDS = 60.0
@@ -42,7 +43,7 @@ class StartFailed(Exception):
 def application() -> Application:
     """Make the ASGI application of the configuration; nothing is opened yet. Raises `SettingsError`."""
     settings = load()
-    logs.configure(settings.log_level)
+    logs.configure(settings.log_level, settings.secrets())
     if not settings.mongodb_uri:
         raise SettingsError("MONGODB_URI: must be set: an ASGI server keeps no MongoDB for us")
     return Application(settings, settings.mongodb_uri)

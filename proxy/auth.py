@@ -20,12 +20,13 @@ from pymongo.errors import PyMongoError
 
 from proxy import background, security
 from proxy.core.limits import UserLimits
+from proxy.core.networks import Network, is_within, read_network
 from proxy.core.routing import Role
 from proxy.core.rules import KeyLimits
 from proxy.database import is_outage, lost
 from proxy.documents import ApiKeyDocument, User
 from proxy.errors import GatewayError, InternalError, PermissionDenied, Unauthenticated, Unavailable
-from proxy.settings import Limits
+from proxy.limits import Limits
 
 FRESH_SECONDS = 1.0
 STALE_SECONDS = 30.0
@@ -65,6 +66,8 @@ class Caller:
     permissions: frozenset[str] = frozenset({"chat", "models"})
     on_disconnect: str = "auto"
     expires_at: datetime | None = None
+    allowed_networks: tuple[Network, ...] = ()
+    """Where the key may be used; nothing here means everywhere."""
 
     def require(self, permission: str) -> None:
         """Raise `PermissionDenied` when the key was not made for this."""
@@ -105,8 +108,12 @@ class Authenticator:
         tasks = [task for task in (self._refresher, self._reader) if task is not None]
         await background.end(tasks)
 
-    async def caller(self, authorization: str | None) -> Caller:
-        """Return who holds the key; raise `Unauthenticated`, or `Unavailable` when the database cannot be asked."""
+    async def caller(self, authorization: str | None, address: str) -> Caller:
+        """Return who holds the key that is used from an address.
+
+        Raises `Unauthenticated`, `PermissionDenied` where the key may not be used from there, and `Unavailable` when
+        the database cannot be asked.
+        """
         scheme, _, secret = (authorization or "").partition(" ")
         secret = secret.strip()
         if not secret or scheme.lower() != "bearer":
@@ -123,6 +130,10 @@ class Authenticator:
         caller = await self._find(digest)
         if caller is None or (caller.expires_at is not None and caller.expires_at <= self._clock()):
             raise _wrong_key()
+        if caller.allowed_networks and not is_within(address, caller.allowed_networks):
+            raise PermissionDenied(
+                f"This API key must not be used from the address {address}.", code="ip_not_allowed"
+            )
         return caller
 
     async def _find(self, digest: str) -> Caller | None:
@@ -245,6 +256,7 @@ class Authenticator:
             permissions=frozenset(key["permissions"]),
             on_disconnect=key.get("onDisconnect", "auto"),
             expires_at=key.get("expiresAt"),
+            allowed_networks=tuple(map(read_network, key.get("allowedIps") or ())),
         )
 
     def _note_use(self, key: Mapping[str, Any]) -> None:

@@ -23,8 +23,8 @@ from proxy.core.values import frozen
 from proxy.documents import Outcome
 from proxy.errors import Unavailable
 from proxy.exchange import Exchange
+from proxy.limits import Limits
 from proxy.metering.contract import Want
-from proxy.settings import Limits
 
 _ABORT_SECONDS = 5.0
 _TICK_SECONDS = 1.0
@@ -62,6 +62,11 @@ class Completions:
         """Say whether new calls are refused because the process is about to end."""
         return self._is_draining
 
+    @property
+    def is_full(self) -> bool:
+        """Say whether there are as many calls as there may be."""
+        return len(self._running) >= self._bounds.concurrent_requests
+
     async def start(self) -> None:
         """Begin to keep silent streams alive, and the metrics of what changes with time."""
         self._ticker = asyncio.create_task(self._keep_alive(), name="keep-alive")
@@ -74,7 +79,7 @@ class Completions:
         """
         if self._is_draining:
             raise Unavailable("This gateway is shutting down; try again.", retry_after=1)
-        if len(self._running) >= self._bounds.concurrent_requests:
+        if self.is_full:
             raise Unavailable(
                 "This gateway is at its limit of concurrent requests; try again.", retry_after=1
             )

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import pymongo
@@ -21,6 +20,7 @@ from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.errors import ConfigurationError, ConnectionFailure, PyMongoError
 from pymongo.read_concern import ReadConcern
 
+from proxy import indexes
 from proxy.errors import Unavailable
 from proxy.mongod import EmbeddedMongod, MongodError
 
@@ -70,48 +70,24 @@ def database_of(client: Client, default: str) -> Database:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class ForeignIndex:
-    """An index that another program made, and with which our documents would not be safe."""
-
-    collection: str
-    name: str
-    deletes: bool
-    """Whether the database removes documents by it."""
-
-    def __str__(self) -> str:
-        return f"{self.collection}.{self.name}"
-
-
 async def prepare(database: Database, documents: Sequence[type[Document]]) -> None:
-    """Wait until the database answers, then set up Beanie and the indexes.
+    """Wait until the database answers, then set up Beanie, and make the indexes that are missing.
 
     Raises `DatabaseError` when it does not answer within half a minute, or belongs to another program.
     """
     await wait_for(database)
-    foreign = await foreign_indexes(database, documents)
+    there = await indexes.existing(database, documents)
+    foreign = indexes.foreign(there, documents)
     if foreign:
         raise DatabaseError(
             f"another program wrote this database and its index {foreign[0]} is not safe for ours: "
             "make a backup, then run `python -m proxy migrate` once"
         )
     with pymongo.timeout(_INDEX_SECONDS):
-        await init_beanie(database=database, document_models=list(documents))
-
-
-async def foreign_indexes(database: Database, documents: Sequence[type[Document]]) -> list[ForeignIndex]:
-    """Find the indexes in our collections that are not ours and delete, refuse, or stand in the place of one of ours."""
-    found = []
-    for document in documents:
-        declared: Any = getattr(document, "Settings", None)
-        collection = str(getattr(declared, "name", document.__name__))
-        ours = {str(index.document["name"]): index.document for index in getattr(declared, "indexes", ())}
-        keys = [list(index["key"].items()) for index in ours.values()]
-        for name, index in (await database[collection].index_information()).items():
-            deletes = "expireAfterSeconds" in index
-            if name not in (*ours, "_id_") and (deletes or index.get("unique") or index["key"] in keys):
-                found.append(ForeignIndex(collection, name, deletes))
-    return found
+        # Beanie would list and make the indexes of every collection again, one after the other.
+        await init_beanie(database=database, document_models=list(documents), skip_indexes=True)
+        missing = indexes.missing(there, documents)
+        await asyncio.gather(*(database[name].create_indexes(wanted) for name, wanted in missing.items()))
 
 
 async def wait_for(database: Database) -> None:

@@ -17,7 +17,6 @@ from datetime import datetime, timedelta
 from email.utils import parsedate_to_datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 import pymongo
@@ -25,7 +24,7 @@ from beanie import Document
 from pymongo.errors import OperationFailure, PyMongoError
 
 from plugins.contract import ChecksKeys, FailureKind, SelfAnswering
-from proxy import database
+from proxy import database, indexes
 from proxy.database import Database, DatabaseError
 from proxy.relay import Endpoint, Relay, RelayFailed
 from proxy.settings import Settings
@@ -145,17 +144,18 @@ class Doctor:
 
     async def _contents(self, store: Database) -> list[Finding]:
         """Look at indexes and rights, without a change."""
-        foreign = await database.foreign_indexes(store, self._documents)
+        there = await indexes.existing(store, self._documents)
+        foreign = indexes.foreign(there, self._documents)
         if foreign:
             advice = "Make a backup, then run `python -m proxy migrate` once."
             return [problem("database indexes", f"{foreign[0]} was made by another program", advice)]
-        declared, missing = 0, []
-        for document in self._documents:
-            settings: Any = getattr(document, "Settings", None)
-            wanted = [str(index.document["name"]) for index in getattr(settings, "indexes", ())]
-            there = await store[settings.name].index_information()
-            declared += len(wanted)
-            missing += [f"{settings.name}.{name}" for name in wanted if there and name not in there]
+        declared = sum(len(ours) for ours in indexes.declared(self._documents).values())
+        missing = [
+            f"{collection}.{index.document['name']}"
+            for collection, wanted in indexes.missing(there, self._documents).items()
+            for index in wanted
+            if there[collection]
+        ]
         # It matches nothing, so it writes nothing; but it needs the right to, and a primary.
         await store["identity"].update_one({"_id": secrets.token_hex(8)}, {"$set": {"seen": True}})
         if missing:

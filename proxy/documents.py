@@ -103,6 +103,7 @@ class User(Document):
             IndexModel([("createdAt", DESCENDING), ("_id", DESCENDING)], name="time"),
             IndexModel([("stats.lastActive", DESCENDING), ("_id", DESCENDING)], name="activity"),
             IndexModel([("role", ASCENDING), ("createdAt", DESCENDING)], name="role"),
+            IndexModel([("name", ASCENDING), ("_id", ASCENDING)], name="called"),
             IndexModel(
                 [("deletionRequestedAt", ASCENDING)],
                 partialFilterExpression={"deletionRequestedAt": {"$type": "date"}},
@@ -120,6 +121,7 @@ class ApiKeyDocument(Document):
     lastFour: str
     permissions: list[str] = Field(default_factory=lambda: ["chat", "models"])
     allowedModels: list[str] | None = None
+    allowedIps: list[str] | None = None
     dailyBudget: DecimalAnnotation | None = None
     weeklyBudget: DecimalAnnotation | None = None
     monthlyBudget: DecimalAnnotation | None = None
@@ -155,6 +157,7 @@ class Session(Document):
     """One token of a sign-in: good while this exists and has not been replaced by a refresh.
 
     `family` is the same for all tokens of one sign-in, which ends at `signInEndsAt` however often it is refreshed.
+    `network` and `userAgent` say from where it was used last, as far as that may be kept.
     """
 
     id: str  # type: ignore[assignment]  # Beanie's default is an ObjectId; ours is 128 random bits
@@ -162,7 +165,11 @@ class Session(Document):
     family: str = ""
     createdAt: datetime
     expiresAt: datetime
+    signedInAt: datetime | None = None
     signInEndsAt: datetime | None = None
+    lastUsed: datetime | None = None
+    network: str = ""
+    userAgent: str = ""
     replacedAt: datetime | None = None
     replacedBy: str | None = None
 

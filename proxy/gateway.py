@@ -16,6 +16,7 @@ from proxy.health import Health
 from proxy.metering.contract import Meter
 from proxy.metering.watch import LedgerWatch
 from proxy.metrics import Metrics
+from proxy.pulse import Pulse
 from proxy.relay import Relay
 from proxy.settings import Settings
 
@@ -28,6 +29,7 @@ class Gateway:
     clock: Callable[[], datetime]
     clients: tuple[Client, ...]
     database: Database
+    pulse: Pulse
     metrics: Metrics
     relay: Relay
     health: Health

@@ -1,4 +1,4 @@
-"""API keys, passwords and tokens as pure functions: time and randomness are arguments or the system's own source.
+"""API keys and passwords as pure functions; randomness is the system's own.
 
 An API key is `aipasta_` + 32 base-62 characters + 6 characters of CRC-32 over them. The checksum lets a typing
 error and a scanner's guess be refused without a look at the database; only the SHA-256 is stored, which is
@@ -9,16 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import json
 import secrets
 import unicodedata
 import zlib
-from base64 import urlsafe_b64decode
 from dataclasses import dataclass
-from datetime import datetime, timedelta
 
-import jwt
-from jwt.types import Options
 from passlib.context import CryptContext
 from passlib.exc import PasswordValueError
 
@@ -27,22 +22,9 @@ MAX_PASSWORD_BYTES = 1_024
 _BODY_LENGTH = 32
 _CHECKSUM_LENGTH = 6
 _ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
-_ALGORITHM = "HS256"
-_ISSUER = "aipasta"
-_HEADER = {"alg": _ALGORITHM, "typ": "JWT"}
-_CLAIMS = ["exp", "iat", "iss", "jti", "sub", "typ"]
-_LONGEST_TOKEN = 1_024
 _KEY_LENGTH = len(KEY_PREFIX) + _BODY_LENGTH + _CHECKSUM_LENGTH
 _BCRYPT_BYTES = 72
 _passwords = CryptContext(schemes=["argon2", "bcrypt"], deprecated="auto")
-
-
-class InvalidToken(Exception):
-    """The token is not one of ours, or no longer."""
-
-
-class ExpiredToken(InvalidToken):
-    """The token was good once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,15 +34,6 @@ class ApiKey:
     secret: str
     digest: str
     last_four: str
-
-
-@dataclass(frozen=True, slots=True)
-class TokenClaims:
-    """What a valid token says: whose it is, and which server-side session it belongs to."""
-
-    user_id: str
-    session_id: str
-    issued_at: int
 
 
 def new_api_key() -> ApiKey:
@@ -121,50 +94,6 @@ def verify_password(password: str, digest: str | None) -> tuple[bool, str | None
     except (ValueError, PasswordValueError):
         return False, None
     return bool(matches), str(replacement) if replacement else None
-
-
-def issue_token(claims: TokenClaims, secret: str, lifetime: int) -> str:
-    """Sign a token that is good for `lifetime` seconds from `claims.issued_at`."""
-    payload = {
-        "sub": claims.user_id,
-        "jti": claims.session_id,
-        "iat": claims.issued_at,
-        "exp": claims.issued_at + lifetime,
-        "iss": _ISSUER,
-        "typ": "access",
-    }
-    return jwt.encode(payload, secret, algorithm=_ALGORITHM)
-
-
-def read_token(token: str, secret: str, *, now: datetime) -> TokenClaims:
-    """Check that a token is one that we would issue; raise `InvalidToken`, or `ExpiredToken`.
-
-    It has exactly our header and our claims, each once: nothing in it is ours to interpret beyond that.
-    """
-    if len(token) > _LONGEST_TOKEN:
-        raise InvalidToken("longer than any of ours")
-    options: Options = {"require": _CLAIMS, "verify_exp": False, "verify_iat": False}
-    try:
-        decoded = jwt.decode_complete(token, secret, algorithms=[_ALGORITHM], issuer=_ISSUER, options=options)
-        names = json.loads(urlsafe_b64decode(token.split(".")[1] + "=="), object_pairs_hook=_names)
-    except (jwt.InvalidTokenError, ValueError) as exc:
-        raise InvalidToken(str(exc)) from exc
-    payload = decoded["payload"]
-    issued, expires = payload["iat"], payload["exp"]
-    if decoded["header"] != _HEADER or names != _CLAIMS or payload["typ"] != "access":
-        raise InvalidToken("wrong kind of token")
-    if type(issued) is not int or type(expires) is not int:
-        raise InvalidToken("times are whole seconds")
-    if issued > (now + timedelta(seconds=60)).timestamp():
-        raise InvalidToken("issued in the future")
-    if expires <= now.timestamp():
-        raise ExpiredToken("expired")
-    return TokenClaims(payload["sub"], payload["jti"], issued)
-
-
-def _names(pairs: list[tuple[str, object]]) -> list[str]:
-    # A parser that keeps the last of two claims of one name would agree with us on neither.
-    return sorted(name for name, _ in pairs)
 
 
 def _normalised(password: str) -> str:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from asyncio import Transport
-from collections.abc import Callable
-from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import cast
 
@@ -14,20 +12,21 @@ from sanic.config import Config
 from sanic.exceptions import RequestCancelled
 from sanic_ext import Extend
 
-from admin_api import blueprints, documents, lifecycle, ratelimit
+from admin_api import lifecycle, ratelimit
 from admin_api.auth import service as accounts
 from admin_api.auth.hashing import PasswordHasher
+from admin_api.blueprints import BLUEPRINTS
 from admin_api.chat.turns import FINISH_SECONDS, Turns
+from admin_api.documents import DOCUMENTS
 from admin_api.models.popularity import Popularity
-from plugins import registry
-from plugins.contract import ProviderOptions
 from proxy import background, database, logs
 from proxy.auth import Authenticator
 from proxy.call import Services
 from proxy.catalog import Catalog
+from proxy.clock import Clock, utc_now
 from proxy.completions import Completions
 from proxy.database import Client, Database
-from proxy.documents import SHARED
+from proxy.endpoints import endpoints
 from proxy.errors import UnsupportedMedia
 from proxy.gateway import Gateway
 from proxy.handlers import account, chat, cors, errors, headers, identity, methods, models, system
@@ -40,23 +39,17 @@ from proxy.metering.watch import LedgerWatch
 from proxy.metrics import Metrics
 from proxy.mongod import EmbeddedMongod
 from proxy.protocol import Door
+from proxy.pulse import Pulse
 from proxy.reconcile import Reconciler
-from proxy.relay import Endpoint, Relay
+from proxy.relay import Relay
 from proxy.request_log import RequestLog
 from proxy.settings import Settings
-from proxy.transport import transport_for
 
 App = Sanic[Config, SimpleNamespace]
-Clock = Callable[[], datetime]
 
 _MOST_HEAD_BYTES = 16_384  # Sanic's own ceiling
 _SLACK_SECONDS = 60.0  # the relay ends an exchange in time, and then there is something to be written down
 _NO_ENVIRONMENT = "AIPASTA_SANIC_NOT_READ_"  # Sanic would read SANIC_*; there is one reader, proxy.settings
-
-
-def utc_now() -> datetime:
-    """Return the time, in UTC: the only clock of the service."""
-    return datetime.now(UTC)
 
 
 def create_app(
@@ -85,7 +78,7 @@ def create_app(
     app.ctx.popularity = Popularity()
     app.ctx.turns = Turns()
     app.ctx.request_log = RequestLog(logs.request_logger(settings.log_level) if settings.access_log else None)
-    for blueprint in (chat.blueprint, models.blueprint, account.blueprint, system.blueprint, *blueprints()):
+    for blueprint in (chat.blueprint, models.blueprint, account.blueprint, system.blueprint, *BLUEPRINTS):
         app.blueprint(blueprint)
     methods.add_automatic(app)
     app.error_handler.add(Exception, errors.render_error)
@@ -100,6 +93,7 @@ def create_app(
         gateway = app.ctx.gateway = await start_gateway(
             settings, mongodb_uri, metrics or Metrics(), app.ctx.request_log, clock
         )
+        app.ctx.door.guard(_paths_of_calls(app), gateway.completions)
         try:
             await _begin(gateway)
         except BaseException:
@@ -154,7 +148,7 @@ async def _start_parts(
 ) -> Gateway:
     """Start every part, in the order in which they need each other."""
     store, beats = (database.database_of(client, settings.database) for client in clients)
-    await database.prepare(store, [*SHARED, *documents()])
+    await database.prepare(store, DOCUMENTS)
     metrics.expect(settings.enabled_providers())
     relay = Relay(endpoints(settings, clock))
     catalog = Catalog(
@@ -179,11 +173,14 @@ async def _start_parts(
     await authenticator.start()
     watch = LedgerWatch(store, metrics)
     await watch.start()
+    pulse = Pulse(store)
+    await pulse.start()
     return Gateway(
         settings=settings,
         clock=clock,
         clients=clients,
         database=store,
+        pulse=pulse,
         metrics=metrics,
         relay=relay,
         health=health,
@@ -197,6 +194,7 @@ async def _start_parts(
 
 async def stop_gateway(gateway: Gateway) -> None:
     """Close every part, in the opposite order."""
+    await gateway.pulse.stop()
     await gateway.watch.stop()
     await gateway.authenticator.stop()
     await gateway.catalog.stop()
@@ -217,23 +215,11 @@ async def _meter(
     return DirectMeter(store, hold_seconds=2 * settings.longest_exchange, usd_inr_rate=settings.usd_inr_rate)
 
 
-def endpoints(settings: Settings, clock: Clock) -> dict[str, Endpoint]:
-    """Return every provider that is on, with its plugin, its keys and its transport."""
-    enabled = settings.enabled_providers()
-    plugins = registry.load(
-        (provider.plugin, ProviderOptions(name, provider.app_url, provider.app_title, provider.options))
-        for name, provider in enabled.items()
+def _paths_of_calls(app: App) -> frozenset[str]:
+    """Return the paths of what asks a model."""
+    return frozenset(
+        f"/{route.path}" for route in app.router.routes if getattr(route.ctx, "takes_chat", False)
     )
-    return {
-        name: Endpoint(
-            plugin,
-            enabled[name].base_url,
-            settings.provider_keys.get(name, ()),
-            enabled[name].timeouts,
-            transport_for(plugin, clock, connections=settings.limits.concurrent_requests),
-        )
-        for name, plugin in plugins.items()
-    }
 
 
 def _sanic_config(settings: Settings) -> Config:

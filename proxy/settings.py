@@ -7,11 +7,9 @@ Secrets come from the environment alone.
 
 from __future__ import annotations
 
-import itertools
 import os
 from collections.abc import Mapping
 from decimal import Decimal
-from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import unquote, urlsplit
@@ -30,11 +28,12 @@ from pydantic_settings import (
 
 from proxy.addresses import MailServer, Network, Origin, WebAddress, comma_separated
 from proxy.bounds import Bounds
-from proxy.core.limits import MediaTokens, UserLimits
-from proxy.core.routing import Member, Role
+from proxy.core.routing import Member
+from proxy.limits import Limits
 from proxy.own_secret import MIN_SECRET_LENGTH, is_weak, own_secret
 from proxy.rates import RateLimits
 from proxy.routes import Fallback, Resilience, Timeouts, routes_of
+from proxy.token_keys import TokenKeys
 
 
 class SettingsError(Exception):
@@ -43,38 +42,6 @@ class SettingsError(Exception):
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class LimitsOfRole(_Section):
-    """What the users of one role may use, unless an admin sets limits of their own."""
-
-    daily_requests: int = Field(ge=0)
-    monthly_requests: int = Field(ge=0)
-    monthly_tokens: int = Field(ge=0)
-
-
-class Limits(_Section):
-    """Limits and the bounds that worst cases are computed with."""
-
-    user: LimitsOfRole = LimitsOfRole(daily_requests=50, monthly_requests=1_000, monthly_tokens=100_000)
-    premium: LimitsOfRole = LimitsOfRole(daily_requests=200, monthly_requests=5_000, monthly_tokens=500_000)
-    admin: LimitsOfRole = LimitsOfRole(daily_requests=200, monthly_requests=5_000, monthly_tokens=500_000)
-    default_output_tokens: int = Field(default=4_096, ge=16)
-    image_tokens: int = Field(default=6_000, ge=1)
-    audio_tokens: int = Field(default=20_000, ge=1)
-    file_tokens: int = Field(default=100_000, ge=1)
-    api_keys_per_user: int = Field(default=5, ge=1)
-    chat_body_bytes: int = Field(default=20 * 2**20, ge=1024)
-    concurrent_requests: int = Field(default=1_000, ge=1)
-
-    def of_role(self, role: Role) -> UserLimits:
-        """Return the default limits of a role."""
-        return UserLimits(**getattr(self, role).model_dump())
-
-    @cached_property
-    def media(self) -> MediaTokens:
-        """Return the bounds for what is not text in a prompt."""
-        return MediaTokens(self.image_tokens, self.audio_tokens, self.file_tokens)
 
 
 class ChatSection(_Section):
@@ -119,7 +86,9 @@ _HUGGINGFACE = ProviderSettings(
 _FROM_FILE_ONLY = frozenset(
     {"limits", "connections", "rate_limits", "chat", "providers", "aliases", "fallbacks", "resilience"}
 )
-_SECRETS = frozenset({"jwt_secret", "admin_password", "mongodb_uri", "smtp_url", "metrics_token"})
+_SECRETS = frozenset(
+    {"jwt_secret", "jwt_accepted_secrets", "admin_password", "mongodb_uri", "smtp_url", "metrics_token"}
+)
 
 
 class Settings(BaseSettings):
@@ -145,6 +114,9 @@ class Settings(BaseSettings):
     database: str = Field("aipasta", description="database to use when MONGODB_URI names none")
     jwt_secret: str | None = Field(
         None, description="signs tokens, at least 32 characters; made up in development"
+    )
+    jwt_accepted_secrets: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), repr=False, description="further secrets whose tokens are good, separated by commas: for a change"
     )
     jwt_expires_in: str = Field(
         "7d", pattern=r"^\d+[smhd]$", description="how long a token is good, as 7d or 12h"
@@ -202,7 +174,9 @@ class Settings(BaseSettings):
     resilience: Resilience = Resilience()
     provider_keys: dict[str, tuple[str, ...]] = Field(default_factory=dict, exclude=True, repr=False)
 
-    _split_lists = field_validator("allowed_origins", "trusted_proxies", mode="before")(comma_separated)
+    _split_lists = field_validator(
+        "allowed_origins", "trusted_proxies", "jwt_accepted_secrets", mode="before"
+    )(comma_separated)
 
     @field_validator("aliases", mode="before")
     @classmethod
@@ -230,9 +204,8 @@ class Settings(BaseSettings):
 
     def secrets(self) -> frozenset[str]:
         """Return everything that must never be shown, as it is and as it stands in URLs."""
-        found = {getattr(self, name) for name in _SECRETS} | set(
-            itertools.chain(*self.provider_keys.values())
-        )
+        given = [*(getattr(self, name) for name in _SECRETS), *self.provider_keys.values()]
+        found = {secret for each in given for secret in (each if isinstance(each, tuple) else (each,))}
         passwords = {urlsplit(url).password for url in (self.mongodb_uri, self.smtp_url) if url}
         known = {str(secret) for secret in found | passwords if secret}
         return frozenset(known | {unquote(secret) for secret in known})
@@ -246,6 +219,11 @@ class Settings(BaseSettings):
     def listen_host(self) -> str:
         """Return the address to listen on."""
         return self.host or ("0.0.0.0" if self.is_production else "127.0.0.1")  # noqa: S104  asked for by ENVIRONMENT
+
+    @property
+    def token_keys(self) -> TokenKeys:
+        """Return what tokens are signed with and checked against."""
+        return TokenKeys.of(self.jwt_secret or "", self.jwt_accepted_secrets)
 
     @property
     def token_lifetime(self) -> int:
@@ -369,8 +347,10 @@ def _check(settings: Settings) -> None:
 
 def _check_production(settings: Settings) -> None:
     """Refuse what is good enough for a machine of one's own, and for nobody else's."""
-    if settings.jwt_secret is not None and is_weak(settings.jwt_secret):
-        raise SettingsError(f"JWT_SECRET: must be random and have at least {MIN_SECRET_LENGTH} characters")
+    signing = () if settings.jwt_secret is None else (settings.jwt_secret,)
+    for name, given in (("JWT_SECRET", signing), ("JWT_ACCEPTED_SECRETS", settings.jwt_accepted_secrets)):
+        if any(map(is_weak, given)):
+            raise SettingsError(f"{name}: must be random and have at least {MIN_SECRET_LENGTH} characters")
     for name in ("jwt_secret", "mongodb_uri"):
         if not getattr(settings, name):
             raise SettingsError(f"{name.upper()}: must be set in production")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import socket
+import ssl
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -13,20 +14,21 @@ from typing import Any
 import httpx
 from beanie import PydanticObjectId
 from httpx_aiohttp import AiohttpTransport
-from sanic import Sanic
 
 from admin_api.users.schemas import NewApiKey
 from admin_api.users.service import create_api_key
 from proxy import serving
+from proxy.clock import utc_now
 from proxy.core.routing import Role
 from proxy.documents import User
 from proxy.gateway import Gateway
 from proxy.routes import Timeouts
-from proxy.server import App, create_app, utc_now
+from proxy.server import App, create_app
 from proxy.settings import ProviderSettings, Settings
 
-# Sanic compiles its own methods anew for every app, which works a second time in this mode alone.
-Sanic.test_mode = True
+_NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+"""Has no certificates: reading the system's takes longer than starting a gateway should."""
+
 _numbers = itertools.count(1)
 JWT_SECRET = "0123456789abcdef0123456789abcdef-for-tests"
 PASSWORD = "correct horse battery"
@@ -114,13 +116,14 @@ async def running_gateway(
     settings = Settings(jwt_secret=JWT_SECRET, providers=dict(providers or {}), **values)
     settings = settings.model_copy(update={"provider_keys": dict(provider_keys or {})})
     app = create_app(settings, mongodb_uri, clock=clock, name=f"test-{next(_numbers)}")
+    app.config.TOUCHUP = False  # Sanic can rewrite its methods for one application of a process alone
     with socket.create_server(("127.0.0.1", 0)) as listener:
         base_url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         server = await serving.create_server(app, listener)
         await serving.start(server)
         try:
             async with httpx.AsyncClient(
-                base_url=base_url, transport=AiohttpTransport(trust_env=False), timeout=30
+                base_url=base_url, transport=AiohttpTransport(verify=_NO_TLS, trust_env=False), timeout=30
             ) as http:
                 yield RunningGateway(app, base_url, http)
         finally:

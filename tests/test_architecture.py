@@ -12,12 +12,20 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("plugins", "proxy", "admin_api")
 SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
-WIRING = {"proxy.server", "proxy.asgi", "proxy.__main__"}
+WIRING = ("proxy.server", "proxy.asgi", "proxy.__main__", "proxy.commands")
 VAGUE = {"utils", "helpers", "common", "misc", "base"}
 PURE = ("proxy.core", "plugins")
-IMPURE = {"sanic", "sanic_ext", "beanie", "pymongo", "os", "time", "asyncio", "aiohttp", "socket"}
+IMPURE = {"sanic", "sanic_ext", "beanie", "pymongo", "os", "time", "asyncio", "httpx", "httptools", "socket"}
+OUTWARD = {
+    "httpx": {"proxy.connection", "proxy.pool", "proxy.relay", "proxy.transport"},
+    "httptools": {"proxy.connection"},
+    "aiohappyeyeballs": {"proxy.pool"},
+    "aiohttp": set(),
+}
+"""Who may import what talks to providers; aiohttp serves the tests alone, and is not installed with the product."""
 DATA_PLANE = {
     "proxy.auth",
+    "proxy.blueprint",
     "proxy.catalog",
     "proxy.completions",
     "proxy.core",
@@ -26,10 +34,12 @@ DATA_PLANE = {
     "proxy.errors",
     "proxy.call",
     "proxy.gateway",
+    "proxy.indexes",
     "proxy.metering",
     "proxy.metrics",
     "proxy.security",
     "proxy.settings",
+    "proxy.tokens",
 }
 MOST_LINES = 400
 
@@ -65,7 +75,7 @@ def test_imports_point_one_way(path: Path) -> None:
         assert not is_within(imported, ("tests", "bench")), imported
         if is_within(module, ("plugins",)):
             assert not is_within(imported, ("proxy", "admin_api")), imported
-        elif is_within(module, ("proxy",)) and module not in WIRING:
+        elif is_within(module, ("proxy",)) and not is_within(module, WIRING):
             assert not is_within(imported, ("admin_api",)), imported
             if is_within(imported, ("plugins",)):
                 assert (
@@ -113,6 +123,16 @@ def test_only_the_outermost_handler_catches_everything() -> None:
                 if isinstance(node.body[-1], ast.Raise) and node.body[-1].exc is None:
                     continue  # it cleans up and raises again
                 assert not names & {"Exception", "BaseException"}, f"{path}:{node.lineno}"
+
+
+@pytest.mark.parametrize("library", OUTWARD)
+def test_one_way_leads_to_the_providers(library: str) -> None:
+    """What talks to providers is imported by the modules of that way and by no others."""
+    assert OUTWARD[library] == {
+        module_of(path)
+        for path in SOURCES
+        if library in {imported.partition(".")[0] for imported in imports_of(path)}
+    }
 
 
 def test_settings_is_the_only_reader_of_the_environment() -> None:

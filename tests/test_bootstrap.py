@@ -97,6 +97,7 @@ def test_missing_venv_module_is_told_in_one_line(tmp_path: Path) -> None:
     assert "apt-get install python3.12-venv" in refused.stderr
 
 
+@pytest.mark.long
 def test_installs_once_and_again_when_the_lock_has_changed(project: Path) -> None:
     """The stamp is the lock's hash: nothing happens while it fits, all is built anew when it does not."""
     environment.ensure_installed(project, LOCKS[:1])
@@ -118,6 +119,7 @@ def test_installs_once_and_again_when_the_lock_has_changed(project: Path) -> Non
     assert set(environment.read_stamp(project / ".venv", stamp)) == set(LOCKS[:1])
 
 
+@pytest.mark.long
 def test_two_at_once_build_one_environment(project: Path) -> None:
     """The second of two installations waits for the first and finds nothing left to do."""
     builders = [build(project, LOCKS[0]) for _ in range(2)]
@@ -126,6 +128,7 @@ def test_two_at_once_build_one_environment(project: Path) -> None:
     assert sorted(lines.count("\n") for lines in told) == [1, 2]
 
 
+@pytest.mark.long
 def test_killed_installation_leaves_nothing_that_counts(project: Path) -> None:
     """After kill -9 in the middle, there is no stamp, and the next installation starts over."""
     builder = build(project, LOCKS[0])
@@ -138,6 +141,7 @@ def test_killed_installation_leaves_nothing_that_counts(project: Path) -> None:
     subprocess.run([project / ".venv" / "bin" / "python", "-m", "pip", "--version"], check=True)
 
 
+@pytest.mark.long
 def test_failed_installation_is_told_and_does_not_count(project: Path) -> None:
     """What cannot be installed ends in one line of ours below pip's own, and without a stamp."""
     (project / LOCKS[0]).write_text(f"--no-index\nno-such-thing==1.0 --hash=sha256:{'0' * 64}\n")

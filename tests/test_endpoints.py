@@ -18,9 +18,10 @@ from admin_api.openapi.document import OPERATIONS, routes
 from admin_api.openapi.operations import Operation
 from admin_api.validation import MAX_BODY_BYTES
 from proxy.core.routing import Role
+from proxy.limits import Limits
 from proxy.server import create_app
-from proxy.settings import Limits, ProviderSettings, Settings
-from tests.admin_api.accounts import Account, message_of, signed_in
+from proxy.settings import ProviderSettings, Settings
+from tests.admin_api.accounts import Account, message_of, signed_in, token_of
 from tests.gateway import JWT_SECRET, RunningGateway, running_gateway
 
 PROVIDERS = {"demo": ProviderSettings(plugin="demo")}
@@ -76,6 +77,12 @@ SPECIFIED = {
 }
 BESIDES = {
     "POST /api/chat/sessions": "user",  # the frontend calls it
+    "PATCH /api/user/api-keys/{key_id}": "user",
+    "GET /api/auth/sessions": "user",
+    "DELETE /api/auth/sessions": "user",
+    "DELETE /api/auth/sessions/{sign_in_id}": "user",
+    "GET /api/admin/users/{user_id}/sessions": "admin",
+    "DELETE /api/admin/users/{user_id}/sessions": "admin",
     "GET /api/admin/audit": "admin",
     "GET /api/admin/ledger/verify": "admin",
     "POST /v1/chat/completions": "key",
@@ -100,6 +107,7 @@ WRONG_BODIES: tuple[Any, ...] = ([], "text", 7, None, {"$where": "1"}, {"a.b": 1
 BODIES: dict[str, Any] = {
     "PATCH /api/auth/reset-password/{token}": {"password": "a long enough secret"},
     "PATCH /api/chat/sessions/{session_id}": {"title": "new"},
+    "PATCH /api/user/api-keys/{key_id}": {"name": "new"},
     "PATCH /api/admin/users/{user_id}": {"role": "premium"},
     "PATCH /api/admin/models/{model_id}": {"isAvailable": True},
 }
@@ -124,8 +132,8 @@ def operation_of(endpoint: str) -> Operation:
 def filled(endpoint: str, value: str = ID) -> tuple[str, str]:
     """Return method and path with a value for what varies."""
     method, _, path = endpoint.partition(" ")
-    head, brace, _ = path.partition("{")
-    return method, head + value if brace else path
+    head, brace, tail = path.partition("{")
+    return method, head + value + tail.partition("}")[2] if brace else path
 
 
 async def call(gateway: RunningGateway, endpoint: str, token: str = "", **options: Any) -> httpx.Response:
@@ -228,7 +236,7 @@ async def test_what_belongs_to_others_is_missing(gateway: RunningGateway) -> Non
     admin = await signed_in(gateway, Role.ADMIN)
     ids = await _own(owner)
     owned = [endpoint for endpoint in ruled("user") if any(name in endpoint for name in ids)]
-    assert len(owned) == 5
+    assert len(owned) == 7
     for endpoint in owned:
         method, _, template = endpoint.partition(" ")
         for other in (user, admin):
@@ -240,7 +248,7 @@ async def test_what_belongs_to_others_is_missing(gateway: RunningGateway) -> Non
                 body = BODIES.get(endpoint)
                 answers.append(message_of(await other.send(method, path, body), 404, "NOT_FOUND"))
             assert answers[0] == answers[1], endpoint
-    for collection in ("chatsessions", "chatmessages", "apikeys"):
+    for collection in ("chatsessions", "chatmessages", "apikeys", "sessions"):
         assert await gateway.parts.database[collection].count_documents({"userId": owner.id}) > 0
     assert await gateway.parts.database["chatsessions"].count_documents({"title": "new"}) == 0
 
@@ -251,10 +259,13 @@ async def _own(account: Account) -> dict[str, str]:
     exchange = (await account.send("POST", "/api/chat", wish)).json()["data"]
     await account.send("POST", "/api/user/api-keys", {"name": "k"})
     keys = (await account.send("GET", "/api/user/api-keys")).json()["data"]["apiKeys"]
+    await token_of(account.gateway, account.user)
+    sign_ins = (await account.send("GET", "/api/auth/sessions")).json()["data"]["sessions"]
     return {
         "{session_id}": exchange["session"]["_id"],
         "{message_id}": exchange["userMessage"]["_id"],
         "{key_id}": keys[0]["id"],
+        "{sign_in_id}": next(each["id"] for each in sign_ins if not each["isCurrent"]),
         "{user_id}": str(account.id),
         "{model_id}": "demo/echo",
         "{token}": "t",

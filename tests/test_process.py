@@ -15,6 +15,7 @@ from typing import Any
 
 import httpx
 import pytest
+from openai import PermissionDeniedError
 from pymongo import MongoClient
 
 from proxy.__main__ import main
@@ -23,7 +24,6 @@ from tests.proxy.stage import MINI, OSS, ask, assert_equals_books
 from tests.server_process import PASSWORD, ServerProcess, free_port, run_command, serving_process
 from tests.upstreams import Behaviour, HuggingFace, OpenRouter
 
-pytestmark = pytest.mark.slow
 HELLO: Any = ask("demo/echo")
 ADMIN = {"ADMIN_EMAIL": "root@example.com", "ADMIN_PASSWORD": PASSWORD}
 
@@ -330,13 +330,21 @@ def test_the_command_line(tmp_path: Path, mongodb_uri: str) -> None:
     assert "the password is" in made.stdout
     again = run_command(tmp_path, "admin", "create", "--email", "boss@example.com", MONGODB_URI=mongodb_uri)
     assert (again.returncode, "password is unchanged" in again.stdout) == (0, True)
-    key = run_command(tmp_path, "keys", "create", "--email", "boss@example.com", MONGODB_URI=mongodb_uri)
+    make_key = ("keys", "create", "--email", "boss@example.com")
+    key = run_command(tmp_path, *make_key, MONGODB_URI=mongodb_uri)
     assert key.returncode == 0, key.stderr
     with (
         serving_process(tmp_path, MONGODB_URI=mongodb_uri) as server,
         server.sdk(key.stdout.strip()) as client,
     ):
         assert client.chat.completions.create(**HELLO).choices[0].message.content == "hello there"
+        elsewhere = run_command(tmp_path, *make_key, "--allow-ip", "192.0.2.0/24", MONGODB_URI=mongodb_uri)
+        with server.sdk(elsewhere.stdout.strip()) as tied, pytest.raises(PermissionDeniedError) as refused:
+            tied.chat.completions.create(**HELLO)
+        assert refused.value.code == "ip_not_allowed"
+    nowhere = run_command(tmp_path, *make_key, "--allow-ip", "here", MONGODB_URI=mongodb_uri)
+    assert (nowhere.returncode, nowhere.stdout) == (1, "")
+    assert_one_line(nowhere)
     nobody = run_command(tmp_path, "keys", "create", "--email", "no@example.com", MONGODB_URI=mongodb_uri)
     assert (nobody.returncode, nobody.stderr) == (1, "error: no user has the e-mail no@example.com\n")
     wrong = run_command(tmp_path, "admin", "create", "--email", "nonsense", MONGODB_URI=mongodb_uri)

@@ -32,7 +32,6 @@ from tests.server_process import free_port, run_command, serving_process
 from tests.upstreams import Behaviour, HuggingFace, OpenRouter
 from tests.upstreams.failure import Failure
 
-pytestmark = pytest.mark.slow
 ADMIN = "root@example.com"
 ASHA = "asha@example.com"
 
@@ -50,6 +49,7 @@ class Secrets:
             "OPENROUTER_API_KEY": canary("sk-or-v1-"),
             "HUGGINGFACE_API_KEY": canary("hf_"),
             "JWT_SECRET": canary("a-signing-secret-of-enough-length-"),
+            "JWT_ACCEPTED_SECRETS": canary("another-secret-of-enough-length-"),
             "ADMIN_PASSWORD": canary("admin-"),
             "METRICS_TOKEN": canary("metrics-"),
             "mongodb": canary("mongodb"),
@@ -297,6 +297,7 @@ def _files(folder: Path, log: Path) -> Iterator[tuple[str, str]]:
         ({"SMTP_URL": "imap://me:{}@127.0.0.1"}, "canary-of-smtp"),
         ({"ADMIN_PASSWORD": "{}"}, "canary-of-admin"),
         ({"JWT_SECRET": "{}", "ENVIRONMENT": "production"}, "canary-of-jwt"),
+        ({"JWT_ACCEPTED_SECRETS": "{}", "ENVIRONMENT": "production"}, "canary-of-jwt"),
         ({"ADMIN_PASSWORD": "{}", "ADMIN_EMAIL": "nonsense"}, "canary-of-admin"),
     ],
 )

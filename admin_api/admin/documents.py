@@ -26,7 +26,8 @@ class AuditRecord(Document):
 
         name = "auditlog"
         indexes: ClassVar = [
-            IndexModel([("at", DESCENDING)], name="time"),
-            IndexModel([("actorId", ASCENDING), ("at", DESCENDING)], name="actor"),
-            IndexModel([("action", ASCENDING), ("at", DESCENDING)], name="action"),
+            # With the id, by which records of one moment are ordered: else the database sorts all that are found.
+            IndexModel([("at", DESCENDING), ("_id", DESCENDING)], name="latest"),
+            IndexModel([("actorId", ASCENDING), ("at", DESCENDING), ("_id", DESCENDING)], name="of_actor"),
+            IndexModel([("action", ASCENDING), ("at", DESCENDING), ("_id", DESCENDING)], name="of_action"),
         ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, get_args
 from urllib.parse import unquote
 
-from sanic import Blueprint, HTTPResponse, Request, Sanic
+from sanic import HTTPResponse, Request, Sanic
 
 from admin_api import access, audit
 from admin_api.access import SignedIn
@@ -13,13 +13,16 @@ from admin_api.admin import activity, service, statistics, system
 from admin_api.admin.documents import AuditRecord
 from admin_api.admin.schemas import RoleName, UserChanges
 from admin_api.admin.service import LONGEST_SEARCH, SORT_FIELDS, UserSearch
+from admin_api.auth.sessions import end_sessions, list_sign_ins
+from admin_api.auth.view import view_sign_in
 from admin_api.envelope import success
 from admin_api.models.schemas import ModelEdit
 from admin_api.models.service import edit_model, find
-from admin_api.pagination import read_page
+from admin_api.pagination import count, read_page
 from admin_api.users.schemas import PERIODS
 from admin_api.users.view import view_user, view_users
 from admin_api.validation import read_body, read_choice, read_id, read_text
+from proxy.blueprint import Blueprint
 from proxy.gateway import gateway_of
 from proxy.metering.verify import account_ids, verify
 
@@ -93,6 +96,29 @@ async def delete_user(request: Request, caller: SignedIn, user_id: str) -> HTTPR
     return success(message="User deleted successfully")
 
 
+@blueprint.get("/users/<user_id:str>/sessions")
+@access.admin
+async def list_sessions_of_user(request: Request, caller: SignedIn, user_id: str) -> HTTPResponse:
+    """List where a user is signed in, the last used first."""
+    found = read_id(user_id, missing="User not found")
+    await service.get_user(found)
+    await audit.record(request, "admin.sessions_viewed", actor_id=str(caller.user_id), target=user_id)
+    signed_in = await list_sign_ins(found, now=gateway_of(request).clock())
+    shown = [view_sign_in(session, current=caller.session.family) for session in signed_in]
+    return success({"sessions": shown}, results=len(shown))
+
+
+@blueprint.delete("/users/<user_id:str>/sessions")
+@access.admin
+async def revoke_sessions_of_user(request: Request, caller: SignedIn, user_id: str) -> HTTPResponse:
+    """Sign a user out everywhere, at once and on every worker; his API keys stay."""
+    found = read_id(user_id, missing="User not found")
+    await service.get_user(found)
+    await audit.record(request, "admin.sessions_revoked", actor_id=str(caller.user_id), target=user_id)
+    await end_sessions(found)
+    return success(message="All sessions revoked successfully")
+
+
 @blueprint.get("/system")
 @access.admin
 async def show_system(request: Request, _caller: SignedIn) -> HTTPResponse:
@@ -104,11 +130,14 @@ async def show_system(request: Request, _caller: SignedIn) -> HTTPResponse:
 @blueprint.get("/ledger/verify")
 @access.admin
 async def verify_ledger(request: Request, _caller: SignedIn) -> HTTPResponse:
-    """Recompute the counters of up to a thousand accounts from their usage events; `next` is where to go on."""
+    """Recompute the counters of up to a thousand accounts, or of one user's, from their usage events.
+
+    `next` is where to go on.
+    """
     gateway = gateway_of(request)
-    after = read_text(request, "after", most=LONGEST_SEARCH)
+    user, after = (read_text(request, name, most=LONGEST_SEARCH) for name in ("user", "after"))
     await gateway.meter.flush()
-    ids = await account_ids(gateway.database, after=after or None, most=ACCOUNTS_VERIFIED)
+    ids = [user] if user else await account_ids(gateway.database, after=after or None, most=ACCOUNTS_VERIFIED)
     report = await verify(gateway.database, ids)
     ledger = {
         "accounts": report.accounts,
@@ -157,7 +186,7 @@ async def list_audit_records(request: Request, _caller: SignedIn) -> HTTPRespons
     query = {name: value for name, value in wanted.items() if value is not None}
     found = AuditRecord.find(query).sort("-at", "-_id").skip(page.skip).limit(page.limit)
     records = [_view_record(record) async for record in found]
-    total = await AuditRecord.find(query).count()
+    total = await count(AuditRecord, query)
     return success({"records": records}, results=len(records), pagination=page.describe(total))
 
 

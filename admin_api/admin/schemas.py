@@ -6,7 +6,7 @@ from typing import Annotated, Literal, TypeVar
 
 from pydantic import Field, field_validator, model_validator
 
-from admin_api.validation import Schema
+from admin_api.schema import Schema
 
 MOST_OF_A_LIMIT = 10**12
 RoleName = Literal["user", "premium", "admin"]

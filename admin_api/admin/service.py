@@ -16,7 +16,7 @@ from admin_api.access import SignedIn
 from admin_api.admin.last_admin import acting_alone
 from admin_api.admin.schemas import UserChanges
 from admin_api.auth.sessions import end_sessions
-from admin_api.pagination import Page
+from admin_api.pagination import Page, count
 from admin_api.users.deletion import mark
 from proxy.core.routing import Role
 from proxy.documents import User
@@ -62,11 +62,13 @@ class UserSearch:
 async def find_users(search: UserSearch, page: Page) -> tuple[list[User], int]:
     """Return one page of users, and how many there are in all."""
     direction = SortDirection.DESCENDING if search.descending else SortDirection.ASCENDING
-    order = [(SORT_FIELDS[search.sort_by], direction), ("_id", direction)]
+    order = [(SORT_FIELDS[search.sort_by], direction)]
+    if search.sort_by != "email":  # of which there are no two, and whose index has no id
+        order.append(("_id", direction))
     query = search.filter()
     with pymongo.timeout(SEARCH_SECONDS):  # sent to the server as maxTimeMS
         users = await User.find(query).sort(order).skip(page.skip).limit(page.limit).to_list()
-        return users, await User.find(query).count()
+        return users, await count(User, query)
 
 
 async def get_user(user_id: PydanticObjectId) -> User:

@@ -51,7 +51,7 @@ async def _users(database: Database, since: datetime, used: Everybody) -> dict[s
         "total": await users.estimated_document_count(),
         "active": await users.count_documents({"stats.lastActive": {"$gte": since}}),
         "new": await users.count_documents({"createdAt": {"$gte": since}}),
-        "byRole": await _counts(database, User.Settings.name, "$role"),
+        "byRole": await _by_role(database),
         # The events of a deleted account stay, without anybody's name.
         "topUsers": [
             {"_id": user, "name": None, "email": None, "role": None, **known.get(user, {}), **_use(own)}
@@ -62,16 +62,15 @@ async def _users(database: Database, since: datetime, used: Everybody) -> dict[s
 
 async def _sessions(database: Database, since: datetime, used: Everybody) -> dict[str, Any]:
     sessions, chats = database[CHAT_SESSIONS], used.total(chat_only=True)
-    length = {"$dateDiff": {"startDate": "$createdAt", "endDate": "$lastActivity", "unit": "millisecond"}}
-    recent = {"createdAt": {"$gte": since}}
-    averages = await sessions.aggregate(
-        [{"$match": recent}, {"$group": {"_id": None, "milliseconds": {"$avg": length}}}]
-    )
-    average = await averages.to_list(1)
+    # In milliseconds; a third of the CPU that $dateDiff takes, which minds the calendar.
+    length = {"$subtract": ["$lastActivity", "$createdAt"]}
+    sums = {"_id": None, "sessions": {"$sum": 1}, "milliseconds": {"$avg": length}}
+    grouped = await sessions.aggregate([{"$match": {"createdAt": {"$gte": since}}}, {"$group": sums}])
+    recent = (await grouped.to_list(1) or [{"sessions": 0, "milliseconds": 0}])[0]
     return {
         "total": await sessions.estimated_document_count(),
-        "recent": await sessions.count_documents(recent),
-        "avgDuration": (average[0]["milliseconds"] if average else None) or 0,
+        "recent": recent["sessions"],
+        "avgDuration": recent["milliseconds"] or 0,
         "totalTokens": chats.tokens,
         "totalCost": _cost(chats),
         "byModel": _view_models(used.by_model(chat_only=True)),
@@ -116,15 +115,15 @@ def _view_models(rows: Sequence[tuple[str, str, Used]]) -> list[dict[str, Any]]:
     return [{"modelId": model, "provider": provider, **_use(used)} for model, provider, used in rows[:_MOST]]
 
 
-async def _counts(
-    database: Database, collection: str, key: Any, match: dict[str, Any] | None = None
-) -> list[dict[str, Any]]:
+async def _by_role(database: Database) -> list[dict[str, Any]]:
+    """Count the users of each role, in the order of the index on it, which is all that is read then."""
     stages: list[dict[str, Any]] = [
-        {"$match": match or {}},
-        {"$group": {"_id": key, "count": {"$sum": 1}}},
+        {"$sort": {"role": 1}},
+        {"$group": {"_id": "$role", "count": {"$sum": 1}}},
         {"$sort": {"count": -1, "_id": 1}},
     ]
-    return await (await database[collection].aggregate(stages)).to_list()
+    users = database[User.Settings.name]
+    return await (await users.aggregate(stages)).to_list()
 
 
 def _counted(names: Iterable[str]) -> list[dict[str, Any]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sanic import Blueprint, HTTPResponse, Request
+from sanic import HTTPResponse, Request
 
 from admin_api import access, audit, ratelimit
 from admin_api.access import SignedIn
@@ -16,9 +16,11 @@ from admin_api.auth.schemas import (
     PasswordChange,
     Registration,
 )
+from admin_api.auth.view import view_sign_in
 from admin_api.envelope import success
 from admin_api.users.view import view_user
 from admin_api.validation import read_body
+from proxy.blueprint import Blueprint
 from proxy.documents import User
 from proxy.errors import PermissionDenied, Unauthenticated
 from proxy.gateway import gateway_of
@@ -93,11 +95,43 @@ async def refresh_token(request: Request, caller: SignedIn) -> HTTPResponse:
     """Replace the token by a new one; the old one dies."""
     gateway = gateway_of(request)
     try:
-        token = await sessions.refresh_session(caller.session, gateway.settings, now=gateway.clock())
+        token = await sessions.refresh_session(
+            caller.session, gateway.settings, access.whereabouts_of(request), now=gateway.clock()
+        )
     except sessions.TokenReused:
         await audit.record(request, "auth.token_reused", actor_id=str(caller.user_id))
         raise
     return await _with_token(request, caller.user, token, message="Token refreshed successfully")
+
+
+@blueprint.get("/sessions")
+@access.user
+async def list_sessions(request: Request, caller: SignedIn) -> HTTPResponse:
+    """List where the user is signed in, the last used first."""
+    found = await sessions.list_sign_ins(caller.user_id, now=gateway_of(request).clock())
+    shown = [view_sign_in(session, current=caller.session.family) for session in found]
+    return success({"sessions": shown}, results=len(shown))
+
+
+@blueprint.delete("/sessions")
+@access.user
+async def revoke_other_sessions(request: Request, caller: SignedIn) -> HTTPResponse:
+    """Sign the user out everywhere but here, at once and on every worker."""
+    await sessions.end_other_sign_ins(caller.session)
+    await audit.record(request, "auth.other_sessions_revoked", actor_id=str(caller.user_id))
+    return success(message="All other sessions revoked successfully")
+
+
+@blueprint.delete("/sessions/<sign_in_id:str>")
+@access.user
+async def revoke_session(request: Request, caller: SignedIn, sign_in_id: str) -> HTTPResponse:
+    """Sign the user out in one place, which may be this one."""
+    await sessions.end_sign_in_of(caller.user_id, sign_in_id)
+    await audit.record(request, "auth.session_revoked", actor_id=str(caller.user_id), target=sign_in_id)
+    response = success(message="Session revoked successfully")
+    if sign_in_id == caller.session.family:
+        access.forget_cookie(request, response)
+    return response
 
 
 @blueprint.patch("/password")
@@ -147,7 +181,8 @@ async def reset_password(request: Request, token: str) -> HTTPResponse:
 async def _signed_in(request: Request, user: User, *, message: str, status: int = 200) -> HTTPResponse:
     """Open a session and answer with its token."""
     gateway = gateway_of(request)
-    token = await sessions.open_session(user, gateway.settings, now=gateway.clock())
+    where = access.whereabouts_of(request)
+    token = await sessions.open_session(user, gateway.settings, where, now=gateway.clock())
     return await _with_token(request, user, token, message=message, status=status)
 
 

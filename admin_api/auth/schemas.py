@@ -9,7 +9,7 @@ from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
 from admin_api.auth.common_passwords import COMMON_PASSWORDS
 from admin_api.auth.emails import parse_email
-from admin_api.validation import Schema
+from admin_api.schema import Schema
 from proxy import security
 
 MIN_PASSWORD_LENGTH = 8

@@ -8,11 +8,11 @@ from datetime import datetime
 from beanie import PydanticObjectId
 from pymongo.errors import DuplicateKeyError
 
-from admin_api import audit
 from admin_api.auth.emails import find_user
 from admin_api.auth.hashing import PasswordHasher
 from admin_api.auth.schemas import Credentials, PasswordChange, Registration
 from admin_api.auth.sessions import end_sessions
+from admin_api.operator import record_of_operator
 from proxy.core.routing import Role
 from proxy.documents import User
 from proxy.errors import InvalidRequest, Unauthenticated
@@ -109,5 +109,5 @@ async def ensure_admin(email: str, password: str, hasher: PasswordHasher, *, now
         return False
     registration = Registration(name="Administrator", email=email, password=password)
     user = await register(registration, hasher, now=now, role=Role.ADMIN)
-    await audit.record_of_operator("operator.admin_made", target=str(user.id), now=now)
+    await record_of_operator("operator.admin_made", target=str(user.id), now=now)
     return True

@@ -6,16 +6,20 @@ one that comes later than `OVERLAP` shows that the token was copied, and ends th
 
 from __future__ import annotations
 
+import contextlib
 import secrets
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import cast
 
 import structlog
 from beanie import PydanticObjectId
+from pymongo.errors import PyMongoError
 
-from proxy import security
+from admin_api.auth.whereabouts import Whereabouts
+from proxy import tokens
 from proxy.documents import Session, User
-from proxy.errors import Unauthenticated
+from proxy.errors import NotFound, Unauthenticated
 from proxy.settings import Settings
 
 _INVALID = "Invalid token. Please log in again!"
@@ -23,6 +27,8 @@ OVERLAP = timedelta(seconds=10)
 LONGEST_SIGN_IN = timedelta(days=90)
 """After this a user signs in with his password again, however often he has refreshed."""
 
+MOST_LISTED = 100
+_LAST_USED_STEP = timedelta(minutes=1)
 log = structlog.get_logger(__name__)
 
 
@@ -32,14 +38,24 @@ class TokenReused(Unauthenticated):
     api_code = "UNAUTHENTICATED"
 
 
-async def open_session(user: User, settings: Settings, *, now: datetime) -> str:
+@dataclass(frozen=True, slots=True)
+class _SignIn:
+    """What all tokens of one sign-in have in common."""
+
+    user_id: PydanticObjectId
+    family: str
+    began: datetime
+    ends: datetime
+
+
+async def open_session(user: User, settings: Settings, where: Whereabouts, *, now: datetime) -> str:
     """Sign a user in: store a session and return the token that carries its id.
 
     Raises `Unauthenticated` when his password was changed, or he was deactivated, since `user` was read.
     """
     ends = now + max(LONGEST_SIGN_IN, timedelta(seconds=settings.token_lifetime))
     owner = cast("PydanticObjectId", user.id)  # stored, so it has one
-    session = _session(owner, secrets.token_hex(16), settings, now=now, ends=ends)
+    session = _session(_SignIn(owner, secrets.token_hex(16), now, ends), settings, where, now=now)
     await session.insert()
     # Whoever ends a user's sessions first changes the user: what he did not see here, he has deleted there.
     unchanged = {"_id": user.id, "isActive": True, "passwordChangedAt": user.passwordChangedAt}
@@ -49,12 +65,13 @@ async def open_session(user: User, settings: Settings, *, now: datetime) -> str:
     return _token(session, settings)
 
 
-async def refresh_session(session: Session, settings: Settings, *, now: datetime) -> str:
+async def refresh_session(session: Session, settings: Settings, where: Whereabouts, *, now: datetime) -> str:
     """Replace a session's token by a new one and return that; raise `Unauthenticated` when it cannot be."""
     if session.replacedAt is not None:
         return await _successor(session, settings, now=now)
-    ends = session.signInEndsAt or session.expiresAt
-    successor = _session(session.userId, session.family, settings, now=now, ends=ends)
+    began, ends = session.signedInAt or session.createdAt, session.signInEndsAt or session.expiresAt
+    sign_in = _SignIn(session.userId, session.family, began, ends)
+    successor = _session(sign_in, settings, where, now=now)
     await successor.insert()
     replaced = await Session.get_pymongo_collection().update_one(
         {"_id": session.id, "userId": session.userId, "replacedAt": None},
@@ -69,9 +86,44 @@ async def refresh_session(session: Session, settings: Settings, *, now: datetime
     return await _successor(current, settings, now=now)
 
 
+async def note_use(session: Session, where: Whereabouts, *, now: datetime) -> None:
+    """Take note of when and from where a token is used, once a minute; nobody is refused for want of that note."""
+    if session.lastUsed is not None and now - session.lastUsed < _LAST_USED_STEP:
+        return
+    place = {"network": where.network, "userAgent": where.user_agent}
+    with contextlib.suppress(PyMongoError):
+        await Session.get_pymongo_collection().update_one(
+            {"_id": session.id}, {"$set": place, "$max": {"lastUsed": now}}
+        )
+
+
+async def list_sign_ins(user_id: PydanticObjectId, *, now: datetime) -> list[Session]:
+    """Return the newest token of each of a user's sign-ins, the last used first."""
+    good = {"userId": user_id, "replacedAt": None, "expiresAt": {"$gt": now}}
+    found = Session.find(good).sort("-lastUsed", "-createdAt").limit(MOST_LISTED)
+    newest: dict[str, Session] = {}
+    async for session in found:
+        # For a moment a refresh leaves two; what died within it leaves them until they expire.
+        newest.setdefault(session.family, session)
+    return list(newest.values())
+
+
 async def end_sign_in(session: Session) -> None:
     """End every token of one sign-in."""
     await Session.find(Session.userId == session.userId, Session.family == session.family).delete()
+
+
+async def end_sign_in_of(user_id: PydanticObjectId, family: str) -> None:
+    """End one of a user's sign-ins; raise `NotFound` when he has no such."""
+    sessions = Session.get_pymongo_collection()
+    ended = await sessions.delete_many({"userId": user_id, "family": family})
+    if not ended.deleted_count:
+        raise NotFound("Session not found")
+
+
+async def end_other_sign_ins(session: Session) -> None:
+    """End every sign-in of a user but the one that a token belongs to."""
+    await Session.find(Session.userId == session.userId, Session.family != session.family).delete()
 
 
 async def end_sessions(user_id: PydanticObjectId) -> None:
@@ -94,23 +146,25 @@ async def _successor(session: Session, settings: Settings, *, now: datetime) -> 
     return _token(successor, settings)
 
 
-def _session(
-    user_id: PydanticObjectId, family: str, settings: Settings, *, now: datetime, ends: datetime
-) -> Session:
+def _session(sign_in: _SignIn, settings: Settings, where: Whereabouts, *, now: datetime) -> Session:
     return Session(
         id=secrets.token_hex(16),
-        userId=user_id,
-        family=family,
+        userId=sign_in.user_id,
+        family=sign_in.family,
         createdAt=now,
-        expiresAt=min(now + timedelta(seconds=settings.token_lifetime), ends),
-        signInEndsAt=ends,
+        expiresAt=min(now + timedelta(seconds=settings.token_lifetime), sign_in.ends),
+        signedInAt=sign_in.began,
+        signInEndsAt=sign_in.ends,
+        lastUsed=now,
+        network=where.network,
+        userAgent=where.user_agent,
     )
 
 
 def _token(session: Session, settings: Settings) -> str:
-    claims = security.TokenClaims(str(session.userId), session.id, int(session.createdAt.timestamp()))
+    claims = tokens.TokenClaims(str(session.userId), session.id, int(session.createdAt.timestamp()))
     lifetime = int((session.expiresAt - session.createdAt).total_seconds())
-    return security.issue_token(claims, settings.jwt_secret or "", lifetime)
+    return tokens.issue(claims, settings.token_keys, lifetime)
 
 
 def _invalid() -> Unauthenticated:

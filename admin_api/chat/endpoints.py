@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from sanic import Blueprint, HTTPResponse, Request
+from sanic import HTTPResponse, Request
 from sanic.exceptions import RequestCancelled
 
 from admin_api import access, ratelimit
@@ -18,6 +18,7 @@ from admin_api.chat.turns import Turns
 from admin_api.envelope import success
 from admin_api.pagination import read_page
 from admin_api.validation import read_body
+from proxy.blueprint import Blueprint
 from proxy.documents import User
 from proxy.errors import (
     GatewayError,

@@ -9,7 +9,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from admin_api.validation import Schema
+from admin_api.schema import Schema
 
 MOST_ATTACHMENTS = 10
 MOST_TOKENS = 1_000_000

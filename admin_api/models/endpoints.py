@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from urllib.parse import unquote
 
-from sanic import Blueprint, HTTPResponse, Request
+from sanic import HTTPResponse, Request
 
 from admin_api import access, audit
 from admin_api.access import SignedIn
@@ -18,6 +18,7 @@ from admin_api.models.popularity import Counts, Popularity
 from admin_api.models.schemas import MOST_PER_PAGE, ModelQuery, page_reader, read_category, read_query
 from admin_api.models.service import Viewer
 from admin_api.pagination import read_page
+from proxy.blueprint import Blueprint
 from proxy.gateway import gateway_of
 
 blueprint = Blueprint("api-models", url_prefix="/api/models")

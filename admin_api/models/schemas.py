@@ -12,7 +12,8 @@ from sanic import Request
 
 from admin_api.models.view import CAPABILITIES, CATEGORIES
 from admin_api.pagination import Page
-from admin_api.validation import Schema, read_choice, read_integer, read_text
+from admin_api.schema import Schema
+from admin_api.validation import read_choice, read_integer, read_text
 from proxy.errors import InvalidRequest
 
 MOST_PER_PAGE = 1000

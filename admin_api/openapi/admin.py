@@ -8,7 +8,7 @@ from admin_api.models.schemas import ModelEdit
 from admin_api.openapi.models import MODEL
 from admin_api.openapi.operations import LISTED, Operation, choice, paged, text, words
 from admin_api.openapi.shapes import ID, MONEY, OBJECT, TIME, maybe, named
-from admin_api.openapi.users import PERIOD, USER
+from admin_api.openapi.users import PERIOD, SIGN_IN, USER
 from proxy.core.breaker import State
 from proxy.core.routing import Role
 
@@ -129,8 +129,14 @@ OPERATIONS = (
         also=(409,),
     ),
     Operation("DELETE /api/admin/users/{user_id}", has_message=True, also=(400, 409)),
+    Operation("GET /api/admin/users/{user_id}/sessions", {"sessions": [SIGN_IN]}, top={"results": int}),
+    Operation("DELETE /api/admin/users/{user_id}/sessions", has_message=True),
     Operation("GET /api/admin/system", {"metrics": _METRICS}),
-    Operation("GET /api/admin/ledger/verify", {"ledger": _LEDGER}, query={"after": text(LONGEST_SEARCH)}),
+    Operation(
+        "GET /api/admin/ledger/verify",
+        {"ledger": _LEDGER},
+        query={"after": text(LONGEST_SEARCH), "user": text(LONGEST_SEARCH)},
+    ),
     Operation("PATCH /api/admin/models/{model_id}", {"model": MODEL}, body=ModelEdit, has_message=True),
     Operation(
         "GET /api/admin/audit",

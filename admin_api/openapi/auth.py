@@ -12,7 +12,7 @@ from admin_api.auth.schemas import (
     Registration,
 )
 from admin_api.openapi.operations import Operation
-from admin_api.openapi.users import USER
+from admin_api.openapi.users import SIGN_IN, USER
 
 
 def _with_token(endpoint: str, **more: Any) -> Operation:
@@ -30,4 +30,7 @@ OPERATIONS = (
     _with_token("PATCH /api/auth/reset-password/{token}", body=NewPasswordOnly),
     Operation("GET /api/auth/verify", {"user": USER}, has_message=True),
     _with_token("POST /api/auth/refresh"),
+    Operation("GET /api/auth/sessions", {"sessions": [SIGN_IN]}, top={"results": int}),
+    Operation("DELETE /api/auth/sessions", has_message=True),
+    Operation("DELETE /api/auth/sessions/{sign_in_id}", has_message=True),
 )

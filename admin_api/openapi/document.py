@@ -28,6 +28,7 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
 _PATH_SCHEMAS: dict[str, Json] = {
     "user_id": ID.schema,
     "key_id": ID.schema,
+    "sign_in_id": users.SIGN_IN_ID.schema,
     "category": models.CATEGORY.schema,
 }
 _PARAMETER = re.compile(r"<(\w+):\w+>")

@@ -126,6 +126,7 @@ _KEY = {
     "role": Role,
     "permissions": [str],
     "allowed_models": maybe([str]),
+    "allowed_ips": maybe([str]),
     "expires_at": maybe(TIME),
     "on_disconnect": one_of("auto", "cancel", "drain"),
     "limits": [_LIMIT],
@@ -192,10 +193,10 @@ OPERATIONS = (
     Operation("POST /v1/messages", _MESSAGE, body=_MESSAGE_REQUEST, media=(JSON, EVENTS), also=_ERRORS),
     Operation("GET /v1/models", {"object": one_of("list"), "data": [_MODEL]}, also=(401, 403)),
     Operation("GET /v1/models/{model}", _MODEL, also=(401, 403)),
-    Operation("GET /v1/key", _KEY, also=(401,)),
+    Operation("GET /v1/key", _KEY, also=(401, 403)),
     Operation(
         "GET /v1/requests/{request_id}",
         {**_EXPLAINED, "corrections": [named("ExplainedRequest", _EXPLAINED)]},
-        also=(401,),
+        also=(401, 403),
     ),
 )

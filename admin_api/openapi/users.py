@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from admin_api.openapi.models import MODEL
 from admin_api.openapi.operations import Operation, choice
-from admin_api.openapi.shapes import ID, MONEY, OBJECT, TIME, maybe, named, one_of
-from admin_api.users.schemas import PERIODS, AccountDeletion, NewApiKey, ProfileChanges
+from admin_api.openapi.shapes import ID, MONEY, OBJECT, TIME, maybe, named, one_of, raw
+from admin_api.users.schemas import PERIODS, AccountDeletion, ApiKeyChanges, NewApiKey, ProfileChanges
 from proxy.core.routing import Role
 
+SIGN_IN_ID = raw({"type": "string", "pattern": "^[0-9a-f]{32}$"})
 API_KEY = named(
     "ApiKey",
     {
@@ -17,6 +18,7 @@ API_KEY = named(
         "lastFour": str,
         "permissions": [one_of("chat", "models")],
         "allowedModels": maybe([str]),
+        "allowedIps": maybe([str]),
         **dict.fromkeys(("dailyBudget", "weeklyBudget", "monthlyBudget", "totalBudget"), maybe(float)),
         **dict.fromkeys(("requestsPerMinute", "tokensPerMinute", "concurrentRequests"), maybe(int)),
         "onDisconnect": one_of("auto", "cancel", "drain"),
@@ -24,6 +26,18 @@ API_KEY = named(
         "lastUsed": maybe(TIME),
         "isActive": bool,
         "createdAt": TIME,
+    },
+)
+SIGN_IN = named(
+    "SignIn",
+    {
+        "id": SIGN_IN_ID,
+        "createdAt": TIME,
+        "lastUsed": TIME,
+        "expiresAt": TIME,
+        "userAgent": str,
+        "network": str,
+        "isCurrent": bool,
     },
 )
 USER = named(
@@ -101,6 +115,7 @@ _EXPORT = {
     "sessions": [OBJECT],
     "messages": [OBJECT],
     "apiKeys": [API_KEY],
+    "signIns": [SIGN_IN],
     "usageEvents": [OBJECT],
 }
 
@@ -123,6 +138,9 @@ OPERATIONS = (
         has_message=True,
     ),
     Operation("GET /api/user/api-keys", {"apiKeys": [API_KEY]}, top={"results": int}),
+    Operation(
+        "PATCH /api/user/api-keys/{key_id}", {"keyInfo": API_KEY}, body=ApiKeyChanges, has_message=True
+    ),
     Operation("DELETE /api/user/api-keys/{key_id}", has_message=True),
     Operation("GET /api/user/export", _EXPORT),
     Operation("DELETE /api/user/account", body=AccountDeletion, has_message=True, also=(409,)),

@@ -9,7 +9,7 @@ from urllib.parse import unquote
 
 import structlog
 from pymongo.errors import PyMongoError
-from sanic import Blueprint, HTTPResponse, Request
+from sanic import HTTPResponse, Request
 from sanic.exceptions import RequestCancelled
 
 from admin_api import access, audit, ratelimit
@@ -22,10 +22,11 @@ from admin_api.models import service as models
 from admin_api.models.service import Viewer
 from admin_api.users import service
 from admin_api.users.export import export_user
-from admin_api.users.schemas import PERIODS, AccountDeletion, NewApiKey, ProfileChanges
+from admin_api.users.schemas import PERIODS, AccountDeletion, ApiKeyChanges, NewApiKey, ProfileChanges
 from admin_api.users.statistics import describe_use
 from admin_api.users.view import view_api_key, view_user
 from admin_api.validation import read_body, read_choice, read_id
+from proxy.blueprint import Blueprint
 from proxy.core.routing import Role
 from proxy.documents import User
 from proxy.errors import InvalidRequest, NotFound
@@ -110,6 +111,20 @@ async def list_api_keys(_request: Request, caller: SignedIn) -> HTTPResponse:
     """List the user's API keys, revoked ones too, without their secrets."""
     keys = [view_api_key(key) for key in await service.list_api_keys(caller.user_id)]
     return success({"apiKeys": keys}, results=len(keys))
+
+
+@blueprint.patch("/api-keys/<key_id:str>")
+@access.user
+async def change_api_key(request: Request, caller: SignedIn, key_id: str) -> HTTPResponse:
+    """Change an API key's name, or where it may be used; every worker knows within a second."""
+    found = read_id(key_id, missing="API key not found")
+    changes = read_body(request, ApiKeyChanges)
+    key = await service.change_api_key(caller.user_id, found, changes)
+    details = {"changes": changes.model_dump(exclude_unset=True)}
+    await audit.record(
+        request, "user.key_changed", actor_id=str(caller.user_id), target=str(found), details=details
+    )
+    return success({"keyInfo": view_api_key(key)}, message="API key updated successfully")
 
 
 @blueprint.delete("/api-keys/<key_id:str>")

@@ -10,6 +10,8 @@ import orjson
 from beanie import PydanticObjectId
 from bson import Decimal128, ObjectId
 
+from admin_api.auth.sessions import list_sign_ins
+from admin_api.auth.view import view_sign_in
 from admin_api.chat.documents import ChatMessage, ChatSession
 from admin_api.users.view import view_api_key
 from proxy.database import Database
@@ -41,13 +43,14 @@ _EVENT_FIELDS = (
 async def export_user(
     user: Mapping[str, Any], user_id: PydanticObjectId, gateway: Gateway
 ) -> AsyncGenerator[bytes, None]:
-    """Yield the envelope with the user as he is rendered, his keys, conversations and usage events."""
+    """Yield the envelope with the user as he is rendered, his keys, sign-ins, conversations and usage events."""
     exported_at = _json(gateway.clock())
     yield b'{"status":"success","data":{"exportedAt":' + exported_at + b',"user":' + _json(user)
     lists = {
         "sessions": _documents(ChatSession.get_pymongo_collection(), user_id),
         "messages": _documents(ChatMessage.get_pymongo_collection(), user_id),
         "apiKeys": _keys(user_id),
+        "signIns": _sign_ins(user_id, gateway),
         "usageEvents": _events(gateway.database, user_id),
     }
     for name, items in lists.items():
@@ -69,6 +72,11 @@ async def _documents(collection: Any, user_id: PydanticObjectId) -> AsyncIterato
 async def _keys(user_id: PydanticObjectId) -> AsyncIterator[dict[str, Any]]:
     async for key in ApiKeyDocument.find(ApiKeyDocument.userId == user_id):
         yield view_api_key(key)
+
+
+async def _sign_ins(user_id: PydanticObjectId, gateway: Gateway) -> AsyncIterator[dict[str, Any]]:
+    for session in await list_sign_ins(user_id, now=gateway.clock()):
+        yield view_sign_in(session, current=None)
 
 
 async def _events(database: Database, user_id: PydanticObjectId) -> AsyncIterator[dict[str, Any]]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from decimal import Decimal, InvalidOperation
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, StringConstraints, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, model_validator
 
 from admin_api.auth.schemas import Name, TypedPassword
-from admin_api.validation import Schema
+from admin_api.schema import Schema
+from proxy.core.networks import read_network, write_network
 
 Permission = Literal["chat", "models"]
 PERMISSIONS: tuple[Permission, ...] = ("chat", "models")
@@ -30,17 +31,32 @@ def _exact(value: object) -> Decimal:
 
 Budget = Annotated[Decimal, BeforeValidator(_exact), Field(gt=0, le=1_000_000, allow_inf_nan=False)]
 PerMinute = Annotated[int, Field(ge=1, le=10**9)]
+KeyName = Annotated[str, Field(min_length=1, max_length=100)]
+
+
+def _as_stored(networks: list[str]) -> list[str]:
+    """Write every network in its one form, and each once."""
+    return list(dict.fromkeys(write_network(read_network(text)) for text in networks))
+
+
+AllowedIps = Annotated[
+    list[Annotated[str, Field(max_length=64)]],
+    Field(min_length=1, max_length=50),  # none would leave open whether nobody or everybody is meant
+    AfterValidator(_as_stored),
+]
+"""Addresses and networks; `null` is everywhere."""
 
 
 class NewApiKey(Schema):
     """An API key to make."""
 
-    name: Annotated[str, Field(min_length=1, max_length=100)]
+    name: KeyName
     permissions: Annotated[list[Permission], Field(min_length=1, max_length=2)] = Field(
         default_factory=lambda: list(PERMISSIONS)
     )
     expiresIn: Lifetime = "30d"
     allowedModels: Annotated[list[Annotated[str, Field(max_length=256)]], Field(max_length=100)] | None = None
+    allowedIps: AllowedIps | None = None
     onDisconnect: Literal["auto", "cancel", "drain"] = "auto"
     dailyBudget: Budget | None = None
     weeklyBudget: Budget | None = None
@@ -49,6 +65,21 @@ class NewApiKey(Schema):
     requestsPerMinute: PerMinute | None = None
     tokensPerMinute: PerMinute | None = None
     concurrentRequests: PerMinute | None = None
+
+
+class ApiKeyChanges(Schema):
+    """What the owner of a key may change about it; what is left out stays."""
+
+    name: KeyName | None = None
+    allowedIps: AllowedIps | None = None
+
+    @model_validator(mode="after")
+    def _changes_something(self) -> ApiKeyChanges:
+        if not self.model_fields_set:
+            raise ValueError("name at least one field to change")
+        if "name" in self.model_fields_set and self.name is None:
+            raise ValueError("name must not be null")
+        return self
 
 
 class _Changes(Schema):

@@ -10,7 +10,7 @@ from beanie import PydanticObjectId
 from pymongo import ReturnDocument
 from pymongo.errors import DuplicateKeyError
 
-from admin_api.users.schemas import Lifetime, NewApiKey, ProfileChanges
+from admin_api.users.schemas import ApiKeyChanges, Lifetime, NewApiKey, ProfileChanges
 from proxy import security
 from proxy.documents import ApiKeyDocument, User
 from proxy.errors import InvalidRequest, NotFound
@@ -92,6 +92,21 @@ async def list_api_keys(user_id: PydanticObjectId) -> list[ApiKeyDocument]:
     """Return a user's keys, the newest first."""
     keys = ApiKeyDocument.find(ApiKeyDocument.userId == user_id).sort("-createdAt")
     return await keys.limit(MOST_KEYS_LISTED).to_list()
+
+
+async def change_api_key(
+    user_id: PydanticObjectId, key_id: PydanticObjectId, changes: ApiKeyChanges
+) -> ApiKeyDocument:
+    """Change what is named about a key that is not revoked; raise `NotFound` when the user has no such key."""
+    keys = ApiKeyDocument.get_pymongo_collection()
+    changed = await keys.update_one(
+        {"_id": key_id, "userId": user_id, "isActive": True},
+        {"$set": changes.model_dump(exclude_unset=True)},
+    )
+    key = await ApiKeyDocument.get(key_id) if changed.matched_count else None
+    if key is None:
+        raise NotFound("API key not found")
+    return key
 
 
 async def revoke_api_key(user_id: PydanticObjectId, key_id: PydanticObjectId) -> None:

@@ -78,6 +78,7 @@ def view_api_key(key: ApiKeyDocument) -> dict[str, Any]:
         "lastFour": key.lastFour,
         "permissions": key.permissions,
         "allowedModels": key.allowedModels,
+        "allowedIps": key.allowedIps,
         "dailyBudget": _dollars(key.dailyBudget),
         "weeklyBudget": _dollars(key.weeklyBudget),
         "monthlyBudget": _dollars(key.monthlyBudget),

@@ -8,16 +8,19 @@ from decimal import Decimal
 from typing import Any
 
 import orjson
-from sanic import Blueprint, HTTPResponse, Request
+from sanic import HTTPResponse, Request
 
 from plugins.contract import Price
 from proxy.auth import Caller
+from proxy.blueprint import Blueprint
+from proxy.core.networks import write_network
 from proxy.core.pricing import from_pico
 from proxy.core.rules import Demand, Kind, Rule, rules_of
 from proxy.documents import EVENTS
 from proxy.errors import NotFound
 from proxy.gateway import gateway_of
 from proxy.metering.contract import Standing
+from proxy.metering.event import correction_id
 
 blueprint = Blueprint("account", url_prefix="/v1")
 
@@ -30,7 +33,7 @@ _KINDS = {Kind.REQUESTS: "requests", Kind.TOKENS: "tokens", Kind.COST: "usd", Ki
 async def describe_key(request: Request) -> HTTPResponse:
     """Say what the key may use, what it and its user have used, and when each window ends."""
     gateway = gateway_of(request)
-    caller = await gateway.authenticator.caller(request.headers.get("authorization"))
+    caller = await gateway.authenticator.caller(request.headers.get("authorization"), request.ctx.client)
     now = gateway.clock()
     standing = await gateway.meter.standing(caller.user_id, now)
     body = {
@@ -39,6 +42,7 @@ async def describe_key(request: Request) -> HTTPResponse:
         "role": caller.role,
         "permissions": sorted(caller.permissions),
         "allowed_models": None if caller.allowed_models is None else sorted(caller.allowed_models),
+        "allowed_ips": [write_network(network) for network in caller.allowed_networks] or None,
         "expires_at": caller.expires_at,
         "on_disconnect": caller.on_disconnect,
         "limits": [_describe(rule, standing) for rule in _rules(caller, now)],
@@ -50,10 +54,10 @@ async def describe_key(request: Request) -> HTTPResponse:
 async def explain_request(request: Request, request_id: str) -> HTTPResponse:
     """Explain one request of the key's owner: attempts, route, times, tokens, and its cost line by line."""
     gateway = gateway_of(request)
-    caller = await gateway.authenticator.caller(request.headers.get("authorization"))
+    caller = await gateway.authenticator.caller(request.headers.get("authorization"), request.ctx.client)
     await gateway.meter.flush()
     events = gateway.database[EVENTS]
-    related = {"$or": [{"_id": request_id}, {"refersTo": request_id}], "userId": caller.user_id}
+    related = {"_id": {"$in": [request_id, correction_id(request_id)]}, "userId": caller.user_id}
     found = await events.find(related).sort([("kind", -1), ("_id", 1)]).to_list(10)
     if not found or found[0]["_id"] != request_id:
         raise NotFound("There is no such request of yours.", code="request_not_found")

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sanic import Blueprint, HTTPResponse, Request
+from sanic import HTTPResponse, Request
 from sanic.exceptions import RequestCancelled
 
+from proxy.blueprint import Blueprint
 from proxy.call import ClientGone
 from proxy.completions import Call
 from proxy.core.api import Form, parse
@@ -48,7 +49,7 @@ async def create_message(request: Request) -> HTTPResponse | None:
 
 async def _answer(request: Request, form: Form, authorization: str | None) -> HTTPResponse | None:
     gateway = gateway_of(request)
-    caller = await gateway.authenticator.caller(authorization)
+    caller = await gateway.authenticator.caller(authorization, request.ctx.client)
     caller.require("chat")
     call = Call(request.ctx.id, caller, parse(form, request.body), gateway.clock())
     client = StreamingClient(request)

@@ -8,11 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from ipaddress import IPv4Address, IPv6Address, ip_address
 
-from proxy.addresses import Network
-
-_Address = IPv4Address | IPv6Address
+from proxy.core.networks import Address, Network, read_address
 
 
 def client_address(peer: str, forwarded: Iterable[str], trusted: Sequence[Network]) -> str:
@@ -30,16 +27,11 @@ def client_address(peer: str, forwarded: Iterable[str], trusted: Sequence[Networ
 
 
 @lru_cache(maxsize=4_096)  # 6 us for every request otherwise, and a client asks more than once
-def _parse(value: str) -> _Address | None:
+def _parse(value: str) -> Address | None:
     """Read an address as proxies write it: with a port or without, IPv6 in brackets or not."""
     text = value.strip()
     if text.startswith("["):
         text = text[1:].partition("]")[0]
     elif text.count(":") == 1:
         text = text.partition(":")[0]
-    try:
-        address = ip_address(text)
-    except ValueError:
-        return None
-    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
-    return mapped or address
+    return read_address(text)

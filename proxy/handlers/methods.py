@@ -16,7 +16,12 @@ from sanic.response import empty
 def add_automatic(app: Sanic[Any, Any]) -> None:
     """Answer HEAD as GET, whose body Sanic leaves out, and OPTIONS with what a path allows."""
     for group in list(app.router.groups.values()):
-        options = {"uri": group.uri, "strict_slashes": group.strict, "unquote": group.unquote}
+        options = {
+            "uri": group.uri,
+            "strict_slashes": group.strict,
+            "unquote": group.unquote,
+            "error_format": "json",
+        }
         allowed = {*group.methods, "OPTIONS"}
         for route in group:
             if "GET" in route.methods:

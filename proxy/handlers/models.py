@@ -7,9 +7,10 @@ from typing import Any
 from urllib.parse import unquote
 
 import orjson
-from sanic import Blueprint, HTTPResponse, Request
+from sanic import HTTPResponse, Request
 
 from plugins.contract import Price
+from proxy.blueprint import Blueprint
 from proxy.core.routing import Entry, may_use, unknown_model
 from proxy.gateway import gateway_of
 
@@ -20,7 +21,7 @@ blueprint = Blueprint("models", url_prefix="/v1")
 async def list_models(request: Request) -> HTTPResponse:
     """List what the caller may use: the operator's aliases, then every model of every provider."""
     gateway = gateway_of(request)
-    caller = await gateway.authenticator.caller(request.headers.get("authorization"))
+    caller = await gateway.authenticator.caller(request.headers.get("authorization"), request.ctx.client)
     caller.require("models")
     catalogue = gateway.catalog.current
     models = [
@@ -41,7 +42,7 @@ async def list_models(request: Request) -> HTTPResponse:
 async def get_model(request: Request, model: str) -> HTTPResponse:
     """Describe one model under the very name that was asked for."""
     gateway = gateway_of(request)
-    caller = await gateway.authenticator.caller(request.headers.get("authorization"))
+    caller = await gateway.authenticator.caller(request.headers.get("authorization"), request.ctx.client)
     caller.require("models")
     asked = unquote(model)
     for target in gateway.catalog.current.find(asked):

@@ -9,9 +9,9 @@ from typing import Any
 
 import orjson
 from prometheus_client import CONTENT_TYPE_LATEST
-from sanic import Blueprint, HTTPResponse, Request
+from sanic import HTTPResponse, Request
 
-from proxy import database
+from proxy.blueprint import Blueprint
 from proxy.errors import PermissionDenied, Unauthenticated, Unavailable
 from proxy.gateway import gateway_of
 
@@ -49,7 +49,7 @@ async def check_health(request: Request) -> HTTPResponse:
         "version": VERSION,
     }
     try:
-        await database.ping(gateway.database)
+        await gateway.pulse.check()
     except Unavailable as exc:
         return _json({**body, "status": "UNAVAILABLE", "reason": exc.message}, status=503)
     return _json(body)
@@ -62,7 +62,7 @@ async def check_readiness(request: Request) -> HTTPResponse:
     if gateway.completions.is_draining:
         return _json({"status": "DRAINING"}, status=503)
     try:
-        await database.ping(gateway.database)
+        await gateway.pulse.check()
     except Unavailable as exc:
         return _json({"status": "UNAVAILABLE", "reason": exc.message}, status=503)
     return _json({"status": "READY"})

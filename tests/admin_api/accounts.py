@@ -10,6 +10,7 @@ import httpx
 from beanie import PydanticObjectId
 
 from admin_api.auth.sessions import open_session
+from admin_api.auth.whereabouts import Whereabouts
 from proxy import security
 from proxy.core.routing import Role
 from proxy.documents import User
@@ -65,7 +66,7 @@ async def signed_in(gateway: RunningGateway, role: Role = Role.USER, **fields: A
 
 async def token_of(gateway: RunningGateway, user: User) -> str:
     """Open a session for a user and return its token."""
-    return await open_session(user, gateway.parts.settings, now=gateway.parts.clock())
+    return await open_session(user, gateway.parts.settings, Whereabouts(), now=gateway.parts.clock())
 
 
 async def is_good(gateway: RunningGateway, token: str) -> bool:

@@ -30,7 +30,7 @@ class Judge:
     def operation_of(self, method: str, path: str) -> str:
         """Return the documented `METHOD /path/{template}` of a request; the most literal template wins."""
         templates = [template for template in self.document["paths"] if _matches(template, path)]
-        template = min(templates, key=lambda name: (name.count("{"), -len(name.partition("{")[0])))
+        template = min(templates, key=lambda name: (name.count("{"), -len(re.sub(r"{\w+}", "", name))))
         assert method.lower() in self.document["paths"][template], f"{method} {path}"
         return f"{method} {template}"
 

@@ -58,7 +58,11 @@ class Original:
 async def write_original(
     database: AsyncDatabase[dict[str, Any]], model: str, *, far: datetime, turns: int = 2
 ) -> Original:
-    """Write the database; `far` is when its chats and models expire, `turns` the exchanges of the first chat."""
+    """Write the database in the place of whatever is there.
+
+    `far` is when its chats and models expire, `turns` the exchanges of the first chat.
+    """
+    await database.client.drop_database(database.name)
     for collection, indexes in INDEXES.items():
         await database[collection].create_indexes(
             [IndexModel(list(keys.items()), **options) for keys, options in indexes]

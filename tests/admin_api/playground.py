@@ -10,10 +10,10 @@ from typing import Any
 
 import httpx
 
-from admin_api.auth.sessions import open_session
+from proxy.clock import utc_now
 from proxy.core.routing import Role
 from proxy.documents import User
-from proxy.server import utc_now
+from tests.admin_api.accounts import token_of
 from tests.gateway import RunningGateway, provider_settings, running_gateway
 from tests.proxy.stage import ONE_TRY
 from tests.upstreams import HuggingFace, OpenRouter, serving
@@ -63,7 +63,7 @@ class Playground:
     async def person(self, role: Role = Role.USER, **fields: Any) -> Person:
         """Sign a new user in."""
         user = await self.gateway.user(role, **fields)
-        token = await open_session(user, self.gateway.parts.settings, now=self.gateway.parts.clock())
+        token = await token_of(self.gateway, user)
         return Person(user, self.gateway.http, {"authorization": f"Bearer {token}"})
 
     async def documents(self, collection: str, **query: Any) -> list[dict[str, Any]]:

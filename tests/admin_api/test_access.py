@@ -11,9 +11,10 @@ from sanic_routing.route import Route
 
 from admin_api import access
 from admin_api.access import SignedIn, rule_of
+from proxy.clock import utc_now
 from proxy.core.routing import Role
-from proxy.server import utc_now
 from proxy.settings import ProviderSettings
+from proxy.token_keys import key_id
 from tests.admin_api.accounts import ORIGIN, is_good, message_of, signed_in
 from tests.gateway import JWT_SECRET, PASSWORD, RunningGateway, running_gateway
 
@@ -34,8 +35,8 @@ async def test_every_route_of_the_account_service_has_one_rule(mongodb_uri: str)
     async with running_gateway(mongodb_uri) as gateway:
         rules = {f"{min(route.methods)} {route.path}": rule_of(route.handler) for route in routes_of(gateway)}
         assert {name: rule for name, rule in rules.items() if rule not in RULES} == {}
-        assert len([name for name in rules if " api/auth/" in name]) == 9
-        assert len([name for name in rules if " api/user/" in name]) == 10
+        assert len([name for name in rules if " api/auth/" in name]) == 12
+        assert len([name for name in rules if " api/user/" in name]) == 11
 
 
 async def test_every_route_refuses_strangers(mongodb_uri: str) -> None:
@@ -59,19 +60,30 @@ async def test_forged_tokens_are_refused(mongodb_uri: str) -> None:
     """Another key, algorithm or kind, missing claims, other types and whole other texts are all 401, never 500."""
     async with running_gateway(mongodb_uri) as gateway:
         account = await signed_in(gateway)
-        claims = jwt.decode(account.token, JWT_SECRET, algorithms=["HS256"], issuer="aipasta")
-        good = jwt.encode(claims, JWT_SECRET, algorithm="HS256")
+        claims = jwt.decode(account.token, options={"verify_signature": False})
+        head = {"kid": key_id(JWT_SECRET)}
+        good = jwt.encode(claims, JWT_SECRET, headers=head)
         assert await is_good(gateway, good)
         other = await signed_in(gateway)
         variants = [
-            jwt.encode(claims, "another secret of enough length!!", algorithm="HS256"),
-            jwt.encode(claims, JWT_SECRET * 2, algorithm="HS512"),
-            jwt.encode(claims, None, algorithm="none"),
-            *(jwt.encode({k: v for k, v in claims.items() if k != name}, JWT_SECRET) for name in claims),
+            jwt.encode(claims, "another secret of enough length!!", headers=head),
+            jwt.encode(claims, JWT_SECRET * 2, "HS512", headers=head),
+            jwt.encode(claims, None, "none", headers=head),
+            jwt.encode(claims, JWT_SECRET),
             *(
-                jwt.encode({**claims, **change}, JWT_SECRET)
+                jwt.encode({k: v for k, v in claims.items() if k != name}, JWT_SECRET, headers=head)
+                for name in claims
+            ),
+            *(
+                jwt.encode(claims, JWT_SECRET, headers={"kid": key})
+                for key in ("0" * 16, "../../dev/null", "https://evil.example/k", JWT_SECRET)
+            ),
+            *(
+                jwt.encode({**claims, **change}, JWT_SECRET, headers=head)
                 for change in (
                     {"iss": "somebody"},
+                    {"aud": "somebody"},
+                    {"aud": [claims["aud"]]},
                     {"typ": "refresh"},
                     {"exp": 1},
                     {"exp": "soon"},
@@ -94,6 +106,29 @@ async def test_forged_tokens_are_refused(mongodb_uri: str) -> None:
             assert message_of(response, 401), header
         lower = await gateway.http.get("/api/auth/me", headers={"authorization": f"bearer {good}"})
         assert lower.status_code == 200
+
+
+async def test_a_secret_is_changed_without_signing_anybody_out(mongodb_uri: str) -> None:
+    """One gateway after the other goes over to the next secret, and a token of either is good on both; at last the old one dies."""
+    last, newest = "the-last-secret-0123456789-abcdefgh", JWT_SECRET
+    async with (
+        running_gateway(mongodb_uri, jwt_accepted_secrets=(last,)) as changed,
+        running_gateway(mongodb_uri, jwt_accepted_secrets=(newest, last)) as other,
+        running_gateway(mongodb_uri) as done,
+    ):
+        account = await signed_in(changed)
+        claims = jwt.decode(account.token, options={"verify_signature": False})
+        before = jwt.encode(claims, last, headers={"kid": key_id(last)})
+        for gateway in (changed, other):
+            assert await is_good(gateway, account.token)
+            assert await is_good(gateway, before)
+        assert await is_good(done, account.token)
+        assert not await is_good(done, before)
+        assert await is_good(changed, before)  # it was refused, and its sign-in not ended
+        refreshed = await changed.http.post(
+            "/api/auth/refresh", headers={"authorization": f"Bearer {before}"}
+        )
+        assert await is_good(done, refreshed.json()["token"])
 
 
 async def test_the_cookie_signs_in(mongodb_uri: str) -> None:

@@ -14,6 +14,7 @@ from sanic.compat import Header
 from admin_api import audit
 from admin_api.auth.service import ensure_admin
 from admin_api.openapi.document import OPERATIONS
+from admin_api.operator import OPERATOR
 from tests.admin_api.accounts import NEW_PASSWORD, Account, signed_in
 from tests.admin_api.auth.test_sessions import Clock
 from tests.gateway import PASSWORD, RunningGateway, running_gateway
@@ -117,7 +118,7 @@ async def test_what_the_operator_does_is_recorded(mongodb_uri: str) -> None:
     async with running_gateway(mongodb_uri) as gateway:
         assert await ensure_admin("root@example.com", PASSWORD, gateway.app.ctx.hasher, now=NOON)
         (record,) = await gateway.parts.database["auditlog"].find().to_list()
-        assert (record["action"], record["address"]) == ("operator.admin_made", audit.OPERATOR)
+        assert (record["action"], record["address"]) == ("operator.admin_made", OPERATOR)
 
 
 def test_the_log_is_only_added_to() -> None:

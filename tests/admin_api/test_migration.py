@@ -17,11 +17,12 @@ from typing import Any
 import pytest
 from bson import ObjectId
 
-from admin_api import documents, migration
+from admin_api import migration
 from admin_api.chat.documents import ChatMessage, ChatSession
+from admin_api.documents import DOCUMENTS
 from proxy import database
 from proxy.database import Database, DatabaseError
-from proxy.documents import SHARED, User
+from proxy.documents import User
 from tests.admin_api.original import (
     ASHA,
     BORN,
@@ -36,7 +37,6 @@ from tests.admin_api.original import (
 )
 from tests.admin_api.playground import FREE, playground
 
-OURS = (*SHARED, *documents())
 SOON = timedelta(days=1)
 
 
@@ -50,7 +50,7 @@ async def store(uri: str) -> AsyncIterator[Database]:
 
 
 async def migrated(store: Database) -> list[str]:
-    return [line async for line in migration.migrate(store, OURS, usd_inr_rate=Decimal(83))]
+    return [line async for line in migration.migrate(store, DOCUMENTS, usd_inr_rate=Decimal(83))]
 
 
 async def everything(store: Database) -> dict[str, Any]:
@@ -95,7 +95,7 @@ async def test_users_chats_and_messages_become_ours(mongodb_uri: str) -> None:
         await write_original(before_store, "openai/gpt-4o", far=datetime.now(UTC) + SOON)
         before = {user["_id"]: user async for user in before_store["users"].find()}
         await migrated(before_store)
-        await database.prepare(before_store, OURS)
+        await database.prepare(before_store, DOCUMENTS)
         asha, root, googler = [await User.get(user) for user in (ASHA, ROOT, GOOGLER)]
         assert asha is not None
         assert root is not None
@@ -140,7 +140,7 @@ async def test_nothing_deletes_or_refuses_any_more(mongodb_uri: str) -> None:
     async with store(mongodb_uri) as ours:
         await write_original(ours, "openai/gpt-4o", far=datetime.now(UTC) + SOON)
         lines = await migrated(ours)
-        await database.prepare(ours, OURS)
+        await database.prepare(ours, DOCUMENTS)
         indexes = {name: (await everything(ours))[name][1] for name in ("users", "chatsessions", "aimodels")}
         for name, index in ((name, index) for found in indexes.values() for name, index in found.items()):
             assert "expireAfterSeconds" not in index, name
@@ -160,7 +160,7 @@ async def test_a_second_run_changes_nothing(mongodb_uri: str) -> None:
     async with store(mongodb_uri) as ours:
         await write_original(ours, "openai/gpt-4o", far=datetime.now(UTC) + SOON)
         assert await migrated(ours)
-        await database.prepare(ours, OURS)
+        await database.prepare(ours, DOCUMENTS)
         before = await everything(ours)
         assert await migrated(ours) == []
         assert await everything(ours) == before
@@ -172,14 +172,14 @@ async def test_it_can_be_interrupted_anywhere(mongodb_uri: str) -> None:
         for steps in (1, 4, 7):
             await ours.client.drop_database(ours.name)
             await write_original(ours, "openai/gpt-4o", far=datetime.now(UTC) + SOON)
-            run = migration.migrate(ours, OURS, usd_inr_rate=Decimal(83))
+            run = migration.migrate(ours, DOCUMENTS, usd_inr_rate=Decimal(83))
             for _ in range(steps):
                 await anext(run)
             await run.aclose()  # type: ignore[attr-defined]  # it is a generator
             with pytest.raises(DatabaseError, match="python -m proxy migrate"):
-                await database.prepare(ours, OURS)
+                await database.prepare(ours, DOCUMENTS)
             await migrated(ours)
-            await database.prepare(ours, OURS)
+            await database.prepare(ours, DOCUMENTS)
             assert await ours["chatmessages"].count_documents({"sessionId": {"$type": "objectId"}}) == 6
             assert await ours["chatsessions"].count_documents({"lastActivity": {"$type": "date"}}) == 3
             assert await ours["users"].count_documents({"usageLimits": {"$type": "object"}}) == 3

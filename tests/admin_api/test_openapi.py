@@ -129,6 +129,12 @@ async def _authenticate(place: Playground, judge: Judge) -> None:
     judge.check(await http.get("/api/auth/verify", headers=headers))
     second = judge.check(await http.post("/api/auth/refresh", headers=headers))
     headers = {"authorization": f"Bearer {second.json()['token']}"}
+    judge.check(await http.delete("/api/auth/sessions", headers=headers))
+    listed = judge.check(await http.get("/api/auth/sessions", headers=headers)).json()["data"]["sessions"]
+    judge.check(await http.delete("/api/auth/sessions/nonsense", headers=headers))
+    judge.check(await http.delete(f"/api/auth/sessions/{listed[0]['id']}", headers=headers))
+    again = judge.check(await http.post("/api/auth/login", json=credentials))
+    headers = {"authorization": f"Bearer {again.json()['token']}"}
     change = {"currentPassword": PASSWORD, "newPassword": NEW_PASSWORD}
     judge.check(await http.patch("/api/auth/password", headers=headers, json=change))
     judge.check(await http.post("/api/auth/logout", headers=headers))
@@ -166,6 +172,8 @@ async def _use(place: Playground, judge: Judge, account: Account) -> None:
     await send("POST", "/api/user/api-keys", {"name": "k", "expiresIn": "soon"})
     await send("GET", "/api/user/api-keys")
     key = (await place.documents("apikeys", userId=account.id))[0]["_id"]
+    await send("PATCH", f"/api/user/api-keys/{key}", {"allowedIps": ["203.0.113.0/24", "2001:db8::7"]})
+    await send("PATCH", f"/api/user/api-keys/{key}", {"allowedIps": ["here"]})
     await send("DELETE", f"/api/user/api-keys/{key}")
     await send("DELETE", "/api/user/api-keys/nonsense")
     await _chat(place, judge, account)
@@ -225,6 +233,9 @@ async def _administer(judge: Judge, admin: Account, account: Account) -> None:
         judge.check(await admin.send(method, path, body))
         judge.check(await account.send(method, path, body))
     other = await signed_in(admin.gateway)
+    for method in ("GET", "DELETE"):
+        for user_id in (other.id, "nonsense"):
+            judge.check(await admin.send(method, f"/api/admin/users/{user_id}/sessions"))
     judge.check(await admin.send("DELETE", f"/api/admin/users/{other.id}"))
 
 
@@ -243,6 +254,11 @@ async def _operate(place: Playground, judge: Judge, account: Account) -> None:
     judge.check(await http.post("/v1/chat/completions", headers=key, json={**body, "model": "no/such"}))
     judge.check(await http.post("/v1/chat/completions", headers=key, json={"model": FREE}))
     judge.check(await http.get("/v1/models/no/such", headers=key))
+    from_elsewhere = {
+        "authorization": f"Bearer {await place.gateway.key(account.user, allowedIps=['192.0.2.1'])}"
+    }
+    for path in ("key", "models", f"models/{FREE}", "requests/req_0"):
+        judge.check(await http.get(f"/v1/{path}", headers=from_elsewhere))
     for api, asked in (
         ("embeddings", {"input": "hello"}),
         ("responses", {"input": "hello"}),

@@ -14,9 +14,9 @@ import pytest
 
 from admin_api.ratelimit import LONGEST_BACK_OFF, RateLimiter, subject_of
 from proxy import database
+from proxy.clock import utc_now
 from proxy.database import Database
 from proxy.errors import RateLimited
-from proxy.server import utc_now
 from proxy.settings import Settings
 from tests.admin_api.accounts import Account, message_of, signed_in, user_with_password
 from tests.gateway import PASSWORD, RunningGateway, running_gateway

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from admin_api.schema import Schema
 from admin_api.validation import (
     MAX_BODY_BYTES,
-    Schema,
     read_body,
     read_choice,
     read_id,

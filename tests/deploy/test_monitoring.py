@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import pytest
 import yaml
 from httpx_aiohttp import AiohttpTransport
 
 from plugins.contract import FailureKind
+from proxy.limits import Limits
 from proxy.metrics import Metrics
-from proxy.settings import Limits, Settings
+from proxy.settings import Settings
 from tests.gateway import running_gateway
 from tests.server_process import free_port
 
@@ -169,7 +169,6 @@ async def prometheus(folder: Path, project: Path, *targets: str) -> AsyncIterato
         await process.wait()
 
 
-@pytest.mark.slow
 async def test_a_real_prometheus_scrapes_two_gateways(
     project: Path, mongodb_uri: str, tmp_path: Path
 ) -> None:

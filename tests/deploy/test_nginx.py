@@ -17,13 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import pytest
 from pymongo import MongoClient
 
+from proxy.clock import utc_now
 from proxy.errors import PayloadTooLarge, envelope, openai_body
+from proxy.limits import Limits
 from proxy.routes import Timeouts
-from proxy.server import utc_now
-from proxy.settings import Limits
 from tests.proxy.stage import FREE, ask
 from tests.server_process import ServerProcess, free_port, serving_process
 from tests.upstreams import Behaviour, OpenRouter
@@ -228,7 +227,6 @@ def _notices_a_client_that_leaves(front: Front, mongodb_uri: str) -> None:
             threading.Event().wait(0.05)
 
 
-@pytest.mark.slow
 def test_nginx_in_front_of_a_gateway(project: Path, mongodb_uri: str, tmp_path: Path) -> None:
     """Streams pass unbuffered, the true client counts, smuggling is refused, refusals and disconnects get through.
 

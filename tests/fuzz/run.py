@@ -16,8 +16,9 @@ import orjson
 from bson import json_util
 from pymongo import MongoClient
 
-from proxy import security
-from proxy.server import utc_now
+from proxy import tokens
+from proxy.clock import utc_now
+from proxy.token_keys import TokenKeys
 from tests.gateway import JWT_SECRET
 from tests.server_process import PROJECT, ServerProcess, run_command, serving_process
 
@@ -103,7 +104,7 @@ def _wish(target: Target, folder: Path, caller: str) -> dict[str, Any]:
         made = run_command(folder, "admin", "create", "--email", ADMIN, MONGODB_URI=target.uri)
         assert made.returncode == 0, made.stderr
     key = target.server.new_key(token)
-    claims = security.read_token(token, JWT_SECRET, now=utc_now())
+    claims = tokens.read(token, TokenKeys.of(JWT_SECRET), now=utc_now())
     with MongoClient[dict[str, Any]](target.uri, tz_aware=True) as client:
         session = client.get_default_database()["sessions"].find_one({"_id": claims.session_id})
     assert httpx.get(f"{target.server.base_url}/health").status_code == 200

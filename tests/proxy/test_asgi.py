@@ -21,9 +21,10 @@ from openai import AsyncOpenAI
 from proxy import database
 from proxy.asgi import Application, Message, StartFailed
 from proxy.core.routing import Role
+from proxy.limits import Limits
 from proxy.metering.direct import DirectMeter
 from proxy.metering.verify import verify
-from proxy.settings import Limits, Settings
+from proxy.settings import Settings
 from tests.gateway import JWT_SECRET, RunningGateway, provider_settings
 from tests.proxy.stage import FREE, MINI, ask
 from tests.upstreams import Behaviour, OpenRouter, serving

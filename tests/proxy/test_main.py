@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from proxy.__main__ import main
+from tests.server_process import environment
 
 
 @pytest.fixture(autouse=True)
@@ -66,3 +70,67 @@ def test_a_taken_port_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
         assert main(["serve"]) == 1
     assert f"127.0.0.1:{port}" in capsys.readouterr().err
     assert not Path("data/mongodb").exists()
+
+
+_IMPORTED = """
+import json, sys
+from proxy.__main__ import main
+try:
+    status = main(sys.argv[1:])
+except SystemExit as ended:
+    status = ended.code
+names = {name.partition(".")[0] for name in sys.modules}
+print(json.dumps([status, sorted(names)]))
+"""
+
+
+def imported(*arguments: str, **settings: str) -> tuple[int, set[str]]:
+    """Give a command in a process of its own; return its status, and the packages that it has imported."""
+    done = subprocess.run(
+        [sys.executable, "-c", _IMPORTED, *arguments],
+        env=environment(**settings),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    status, names = json.loads(done.stdout.splitlines()[-1])
+    return status, set(names)
+
+
+DRIVER, SERVER, CLIENT = {"pymongo", "beanie"}, {"sanic", "uvloop", "admin_api"}, {"aiohttp", "httpx"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "settings", "status"),
+    [
+        (["--help"], {}, 0),
+        (["keys"], {}, 2),
+        (["serve"], {"PORT": "many"}, 1),
+        (["doctor"], {"ENVIRONMENT": "production"}, 1),
+    ],
+)
+def test_what_goes_wrong_at_once_costs_little(
+    arguments: list[str], settings: dict[str, str], status: int
+) -> None:
+    """Help, a wrong option and a wrong setting are told without a web server, a driver and a client being imported."""
+    ended, names = imported(*arguments, **settings)
+    assert ended == status
+    assert not names & (DRIVER | SERVER | CLIENT)
+
+
+def test_a_command_imports_what_it_needs() -> None:
+    """Who works on the database alone imports no web server and no client for providers, and who asks providers no server."""
+    nowhere = {"MONGODB_URI": "mongodb://"}
+    for arguments in (
+        ["keys", "create", "--email", "a@example.com"],
+        ["admin", "create", "--email", "a@example.com"],
+        ["ledger", "verify"],
+        ["migrate"],
+    ):
+        ended, names = imported(*arguments, **nowhere)
+        assert ended == 1
+        assert names >= DRIVER
+        assert not names & ({"sanic", "uvloop"} | CLIENT)
+    _, names = imported("doctor", **nowhere)
+    assert names >= DRIVER | CLIENT
+    assert not names & {"sanic", "uvloop"}

@@ -22,8 +22,6 @@ from pymongo import MongoClient, WriteConcern
 from proxy import mongod
 from proxy.mongod import EmbeddedMongod, MongodError, embedded_mongod, find_binary
 
-pytestmark = pytest.mark.mongo
-
 ROOT = Path(__file__).resolve().parent.parent.parent
 PATIENCE = 30.0
 GATEWAY = """

@@ -14,8 +14,9 @@ from proxy.bounds import Bounds
 from proxy.core.routing import Role
 from tests.gateway import provider_settings, running_gateway
 from tests.proxy.core.test_heads import BAD
-from tests.proxy.stage import MINI, ask, staged
+from tests.proxy.stage import MINI, PLAIN, ask, staged
 from tests.raw import connected, exchange, statuses
+from tests.upstreams import Behaviour
 
 SMUGGLED = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
 POST = b"POST /api/auth/login HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
@@ -217,6 +218,44 @@ async def test_a_full_house_refuses_at_the_door(mongodb_uri: str) -> None:
                 return (await gateway.chat(key, ask(MINI))).status_code == 200
 
             await stage.until(has_room)
+
+
+async def test_a_call_without_room_is_refused_by_its_head(mongodb_uri: str) -> None:
+    """While all calls that may be are under way, another is 503 before its body has come, whoever sends it; all else is served."""
+    async with staged(mongodb_uri, limits={"concurrent_requests": 1}, drain_seconds=0.0) as stage:
+        gateway = stage.gateway
+        stage.plain.script.always(Behaviour(delay_headers=30))
+        running = asyncio.create_task(gateway.chat(await gateway.key(), ask(PLAIN)))
+        await stage.plain.books.until(lambda books: len(books) == 1, 10)
+        for path in (
+            b"/v1/chat/completions",
+            b"/v1/embeddings",
+            b"/v1/responses",
+            b"/v1/messages",
+            b"/api/chat",
+        ):
+            head = b"POST %b HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n" % (path, 10**7)
+            answer = await exchange(gateway.base_url, head + b"Expect: 100-continue\r\n\r\n")
+            assert statuses(answer) == [503], (path, answer)
+            for line in (b"retry-after: 1", b"connection: close", b"x-request-id: req_"):
+                assert line in answer
+        async with connected(gateway.base_url) as connection:
+            for _ in range(3):  # what is no JSON is not looked at, and the connection is kept
+                await connection.send(
+                    b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\n{{{{"
+                )
+                answer = await connection.answer()
+                assert statuses(answer) == [503]
+                assert b"overloaded" in answer or b"service_unavailable" in answer
+            for request, status in (
+                (b"OPTIONS /v1/chat/completions", 204),
+                (b"GET /v1/models", 401),
+                (b"GET /health", 200),
+            ):
+                await connection.send(request + b" HTTP/1.1\r\nHost: x\r\n\r\n")
+                assert statuses(await connection.answer()) == [status]
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
 
 
 async def test_a_flood_is_not_even_answered(mongodb_uri: str) -> None:

@@ -1,25 +1,13 @@
-"""Tests of proxy/security.py: keys, passwords and tokens."""
+"""Tests of proxy/security.py: keys and passwords."""
 
 from __future__ import annotations
 
-import hmac
-import json
-from base64 import urlsafe_b64encode
-from datetime import UTC, datetime, timedelta
-from typing import Any
-
-import jwt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from passlib.hash import bcrypt
 
 from proxy import security
-from proxy.security import ExpiredToken, InvalidToken, TokenClaims
-
-SECRET = "0123456789abcdef0123456789abcdef-for-tests"
-NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
-CLAIMS = TokenClaims("user", "session", int(NOW.timestamp()))
 
 
 def test_a_new_key_is_well_formed_and_stored_as_a_hash() -> None:
@@ -78,111 +66,3 @@ def test_which_passwords_can_be_hashed(password: str, fits: bool) -> None:  # no
     assert security.is_acceptable_password_size(password) is fits
     if not fits:
         assert security.verify_password(password, security.hash_password("x")) == (False, None)
-
-
-def test_a_token_says_whose_it_is() -> None:
-    """A token is good for its lifetime, to the second."""
-    token = security.issue_token(CLAIMS, SECRET, 60)
-    assert security.read_token(token, SECRET, now=NOW) == CLAIMS
-    assert security.read_token(token, SECRET, now=NOW + timedelta(seconds=59)) == CLAIMS
-    with pytest.raises(ExpiredToken):
-        security.read_token(token, SECRET, now=NOW + timedelta(seconds=60))
-
-
-def forged(secret: str = SECRET, algorithm: str = "HS256", **claims: Any) -> str:
-    issued = int(NOW.timestamp())
-    payload = {
-        "sub": "u",
-        "jti": "s",
-        "iat": issued,
-        "exp": issued + 60,
-        "iss": "aipasta",
-        "typ": "access",
-        **claims,
-    }
-    return jwt.encode(
-        {name: value for name, value in payload.items() if value is not None}, secret, algorithm
-    )
-
-
-def signed(header: dict[str, Any] | str, claims: str, secret: str = SECRET) -> str:
-    """Sign any header and any text, as no library would."""
-    head = header if isinstance(header, str) else json.dumps(header)
-    parts = [urlsafe_b64encode(part.encode()).rstrip(b"=") for part in (head, claims)]
-    signature = hmac.digest(secret.encode(), b".".join(parts), "sha256")
-    return b".".join([*parts, urlsafe_b64encode(signature).rstrip(b"=")]).decode()
-
-
-PUBLIC_KEY = "-----BEGIN PUBLIC KEY-----\nMFwwDQYJKoZIhvcNAQEBBQADSwAwSAJBAK\n-----END PUBLIC KEY-----\n"
-GOOD = json.dumps(
-    {
-        "sub": "u",
-        "jti": "s",
-        "iat": int(NOW.timestamp()),
-        "exp": int(NOW.timestamp()) + 60,
-        "iss": "aipasta",
-        "typ": "access",
-    },
-    separators=(",", ":"),
-)
-
-FORGED = {
-    "not signed": jwt.encode({"sub": "u"}, None, "none"),
-    "another secret": forged("another-secret-0123456789-0123456789"),
-    "another algorithm": forged(SECRET * 2, "HS512"),
-    "HS384": forged(SECRET * 2, "HS384"),
-    "no expiry": forged(exp=None),
-    "no issue": forged(iat=None),
-    "no session": forged(jti=None),
-    "no user": forged(sub=None),
-    "no issuer": forged(iss=None),
-    "another issuer": forged(iss="evil"),
-    "another kind": forged(typ="reset"),
-    "no kind": forged(typ=None),
-    "from the future": forged(iat=int(NOW.timestamp()) + 3600, exp=int(NOW.timestamp()) + 7200),
-    "expiry is a word": forged(exp="never"),
-    "user is a number": forged(sub=5),
-    "audience": forged(aud="somebody"),
-    "expired": forged(exp=int(NOW.timestamp())),
-    "empty": "",
-    "words": "not a token",
-    "two dots": "..",
-    "huge": "a." + "b" * 100_000 + ".c",
-    "huge and signed": forged(sub="u" * 2_000),
-    "good only later": forged(nbf=int(NOW.timestamp()) + 3600),
-    "a claim of no use": forged(role="admin"),
-    "session is a number": forged(jti=7),
-    "issue is true": forged(iat=True),
-    "issue is a fraction": forged(iat=NOW.timestamp() + 0.5),
-    "expiry is endless": forged(exp=float("inf")),
-    "a public key as the secret": signed({"alg": "HS256", "typ": "JWT"}, GOOD, PUBLIC_KEY),
-    "says RS256": signed({"alg": "RS256", "typ": "JWT"}, GOOD),
-    "says none, signed": signed({"alg": "none", "typ": "JWT"}, GOOD),
-    "says nOnE": signed({"alg": "nOnE", "typ": "JWT"}, GOOD),
-    "names a key by its path": signed({"alg": "HS256", "typ": "JWT", "kid": "../../dev/null"}, GOOD),
-    "names a key by an injection": signed({"alg": "HS256", "typ": "JWT", "kid": "x' UNION SELECT 'k"}, GOOD),
-    "names a key's address": signed({"alg": "HS256", "typ": "JWT", "jku": "https://evil.example/k"}, GOOD),
-    "brings its key along": signed({"alg": "HS256", "typ": "JWT", "jwk": {"kty": "oct", "k": "AA"}}, GOOD),
-    "demands an extension": signed({"alg": "HS256", "typ": "JWT", "crit": ["b64"], "b64": False}, GOOD),
-    "another media type": signed({"alg": "HS256", "typ": "at+jwt"}, GOOD),
-    "no media type": signed({"alg": "HS256"}, GOOD),
-    "two users": signed({"alg": "HS256", "typ": "JWT"}, GOOD.replace('"sub":"u"', '"sub":"v","sub":"u"')),
-    "two headers": signed(
-        '{"alg":"none","alg":"HS256","typ":"JWT"}', GOOD.replace('"sub":"u"', '"sub":"v"'), "x" * 32
-    ),
-    "claims are a list": signed({"alg": "HS256", "typ": "JWT"}, "[]"),
-    "claims are no JSON": signed({"alg": "HS256", "typ": "JWT"}, "{"),
-    "another's signature": f"{forged().rpartition('.')[0]}.{forged(sub='v').rpartition('.')[2]}",
-    "another's claims": f"{forged().split('.')[0]}.{forged(sub='v').split('.')[1]}.{forged().split('.')[2]}",
-    "cut": forged()[:-1],
-    "not ascii": "é.é.é",
-}
-
-
-@pytest.mark.parametrize("token", FORGED.values(), ids=FORGED)
-def test_a_forged_token_is_refused(token: str) -> None:
-    """Whatever is wrong with a token, it is `InvalidToken`, and nothing else is raised."""
-    with pytest.raises(InvalidToken):
-        security.read_token(token, SECRET, now=NOW)
-    for good in (forged(), signed({"alg": "HS256", "typ": "JWT"}, GOOD)):
-        assert security.read_token(good, SECRET, now=NOW).user_id == "u"

@@ -11,6 +11,7 @@ import yaml
 from proxy.core.routing import Member
 from proxy.routes import Resilience
 from proxy.settings import Settings, SettingsError, load
+from proxy.token_keys import TokenKeys, key_id
 from tests.gateway import JWT_SECRET
 
 PRODUCTION = {
@@ -132,6 +133,7 @@ def test_several_keys_of_a_provider_are_separated_by_commas(monkeypatch: pytest.
         ("5: x", "5: there is no such setting"),
         ("mongodb_uri: mongodb://x", "MONGODB_URI"),
         ("metrics_token: abc", "METRICS_TOKEN"),
+        ("jwt_accepted_secrets: [abc]", "JWT_ACCEPTED_SECRETS"),
         ("port: 70000", "PORT"),
         ("usd_inr_rate: 0", "USD_INR_RATE"),
         ("usd_inr_rate: .nan", "USD_INR_RATE"),
@@ -171,6 +173,20 @@ def test_a_secret_of_development_is_made_once(config: Path) -> None:
     assert len(first) >= 48
 
 
+@pytest.mark.usefixtures("config")
+def test_secrets_can_be_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """JWT_SECRET signs, those of JWT_ACCEPTED_SECRETS are accepted beside it, and none of them is ever shown."""
+    assert list(load().token_keys.accepted) == [load().token_keys.signing]
+    first, second = "k3J9x-Qw7Lm2Zp8Rt5Vb1Nc6Hd4Gf0Sa", "a0Sf4-Gd6Hc1Nb5Vt8Rp2Zm7Lw3Qx9Jk"
+    monkeypatch.setenv("JWT_SECRET", JWT_SECRET)
+    monkeypatch.setenv("JWT_ACCEPTED_SECRETS", f" {first}, {second},")
+    settings = load()
+    assert settings.token_keys == TokenKeys.of(JWT_SECRET, [first, second])
+    assert settings.token_keys.signing == key_id(JWT_SECRET)
+    assert {first, second, JWT_SECRET} <= settings.secrets()
+    assert first not in repr(settings)
+
+
 @pytest.mark.parametrize("name", ["ENVIRONMENT", "NODE_ENV"])
 @pytest.mark.usefixtures("config")
 def test_production_is_strict(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -192,6 +208,8 @@ def test_production_is_strict(name: str, monkeypatch: pytest.MonkeyPatch) -> Non
         ("ALLOWED_ORIGINS", "https://app.example.com,*"),
         ("JWT_SECRET", "password-password-password-password"),
         ("JWT_SECRET", "change-me-to-something-of-32-characters"),
+        ("JWT_ACCEPTED_SECRETS", "short"),
+        ("JWT_ACCEPTED_SECRETS", f"{strong['JWT_SECRET']},{'a' * 64}"),
         ("LOG_LEVEL", "debug"),
     ):
         with monkeypatch.context() as patch:

@@ -21,7 +21,6 @@ from tests.server_process import ServerProcess, free_port, run_command, serving_
 from tests.test_process import ADMIN, assert_one_line, streaming
 from tests.upstreams import Behaviour, OpenRouter
 
-pytestmark = pytest.mark.slow
 HELLO: Any = ask("demo/echo")
 SERVED = 'aipasta_requests_total{model="demo/echo",outcome="completed",provider="demo"}'
 

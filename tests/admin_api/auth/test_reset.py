@@ -16,8 +16,8 @@ import httpx
 import pytest
 from aiosmtpd.smtp import SMTP
 
+from proxy.clock import utc_now
 from proxy.documents import User
-from proxy.server import utc_now
 from proxy.settings import ProviderSettings
 from tests.admin_api.accounts import NEW_PASSWORD, is_good, message_of, signed_in, user_with_password
 from tests.gateway import PASSWORD, RunningGateway, running_gateway

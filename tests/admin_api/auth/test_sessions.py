@@ -9,12 +9,13 @@ import httpx
 import pytest
 
 from admin_api.auth.sessions import LONGEST_SIGN_IN, end_sessions, open_session, refresh_session
-from proxy import security
+from admin_api.auth.whereabouts import Whereabouts
+from proxy import tokens
+from proxy.clock import utc_now
 from proxy.documents import Session, User
 from proxy.errors import Unauthenticated
-from proxy.server import utc_now
 from tests.admin_api.accounts import Account, is_good, message_of, signed_in, token_of
-from tests.gateway import JWT_SECRET, RunningGateway, running_gateway
+from tests.gateway import RunningGateway, running_gateway
 
 
 class Clock:
@@ -101,18 +102,18 @@ async def test_a_token_expires_and_a_sign_in_too(mongodb_uri: str) -> None:
         assert message_of(expired, 401) == "Your token has expired! Please log in again."
         assert message_of(await refresh(gateway, account.token), 401)
 
-        token = await token_of(gateway, account.user)
-        session = await Session.get(security.read_token(token, JWT_SECRET, now=clock()).session_id)
+        token, keys = await token_of(gateway, account.user), gateway.parts.settings.token_keys
+        session = await Session.get(tokens.read(token, keys, now=clock()).session_id)
         assert session is not None
         ends = clock() + LONGEST_SIGN_IN
         assert session.signInEndsAt is not None
         assert abs(session.signInEndsAt - ends) < timedelta(seconds=1)
         late = ends - timedelta(minutes=10)
-        last = await refresh_session(session, gateway.parts.settings, now=late)
-        claims = security.read_token(last, JWT_SECRET, now=late + timedelta(minutes=9))
+        last = await refresh_session(session, gateway.parts.settings, Whereabouts(), now=late)
+        claims = tokens.read(last, keys, now=late + timedelta(minutes=9))
         assert claims.session_id != session.id
-        with pytest.raises(security.ExpiredToken):
-            security.read_token(last, JWT_SECRET, now=late + timedelta(minutes=11))
+        with pytest.raises(tokens.ExpiredToken):
+            tokens.read(last, keys, now=late + timedelta(minutes=11))
 
 
 async def test_an_end_holds_on_every_worker(mongodb_uri: str) -> None:
@@ -142,7 +143,7 @@ async def test_a_sign_in_that_is_overtaken_opens_no_session(mongodb_uri: str) ->
         )
         await end_sessions(account.id)
         with pytest.raises(Unauthenticated):
-            await open_session(account.user, gateway.parts.settings, now=now)
+            await open_session(account.user, gateway.parts.settings, Whereabouts(), now=now)
         assert await Session.find_all().count() == 0
 
 
@@ -154,5 +155,5 @@ async def test_a_refresh_that_is_overtaken_opens_no_session(mongodb_uri: str) ->
         assert session is not None
         await end_sessions(account.id)
         with pytest.raises(Unauthenticated):
-            await refresh_session(session, gateway.parts.settings, now=utc_now())
+            await refresh_session(session, gateway.parts.settings, Whereabouts(), now=utc_now())
         assert await Session.find_all().count() == 0

@@ -7,9 +7,9 @@ from typing import Any
 import httpx
 from bson import ObjectId
 
+from proxy.clock import utc_now
 from proxy.core.routing import Role
 from proxy.rates import RateLimits
-from proxy.server import utc_now
 from tests.admin_api.playground import FREE, Person, Playground, playground
 
 PAID = "openai/gpt-4o"

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from bson import ObjectId
 
 from admin_api.chat.expiry import delete_expired
-from proxy.server import utc_now
+from proxy.clock import utc_now
 from proxy.settings import ChatSection
 from tests.admin_api.playground import FREE, playground
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 from admin_api.models.popularity import Popularity
-from proxy.server import utc_now
+from proxy.clock import utc_now
 from tests.admin_api.playground import FREE, playground
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 
 from admin_api.users import deletion
+from proxy.clock import utc_now
 from proxy.core.routing import Role
 from proxy.documents import User
-from proxy.server import utc_now
 from tests.admin_api.accounts import Account, is_good, message_of, signed_in, token_of
 from tests.admin_api.playground import FREE, Playground, playground
 from tests.admin_api.users.test_statistics import settled

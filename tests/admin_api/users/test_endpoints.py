@@ -7,9 +7,9 @@ from collections import Counter
 from datetime import datetime, timedelta
 from typing import Any
 
+from proxy.clock import utc_now
 from proxy.core.routing import Role
 from proxy.documents import ApiKeyDocument
-from proxy.server import utc_now
 from tests.admin_api.accounts import Account, message_of, signed_in
 from tests.admin_api.playground import FREE, playground
 from tests.gateway import running_gateway
@@ -220,6 +220,14 @@ NO_KEYS: list[Any] = [
     {"name": "x", "expiresIn": None},
     {"name": "x", "allowedModels": "a/b"},
     {"name": "x", "allowedModels": [{"$ne": 1}]},
+    {"name": "x", "allowedIps": []},
+    {"name": "x", "allowedIps": "203.0.113.7"},
+    {"name": "x", "allowedIps": [""]},
+    {"name": "x", "allowedIps": [7]},
+    {"name": "x", "allowedIps": [{"$ne": 1}]},
+    {"name": "x", "allowedIps": ["203.0.113.7", "example.com"]},
+    {"name": "x", "allowedIps": ["203.0.113.7/24"]},
+    {"name": "x", "allowedIps": [f"203.0.113.{number}" for number in range(51)]},
     {"name": "x", "onDisconnect": "never"},
     {"name": "x", "digest": "x"},
     {"name": "x", "userId": NOBODYS_ID},
@@ -235,6 +243,60 @@ async def test_a_key_is_only_what_can_be_asked_for(mongodb_uri: str) -> None:
             refused = await account.send("POST", "/api/user/api-keys", body)
             assert message_of(refused, 400, "VALIDATION_ERROR"), body
         assert await ApiKeyDocument.count() == 0
+
+
+NO_KEY_CHANGES: list[Any] = [
+    {},
+    {"name": None},
+    {"name": ""},
+    {"allowedIps": []},
+    {"allowedIps": ["here"]},
+    {"permissions": ["chat"]},
+    {"dailyBudget": 5},
+    {"isActive": True},
+    {"expiresAt": None},
+]
+
+
+async def test_a_key_is_changed(mongodb_uri: str) -> None:
+    """Its name and its addresses, in their shortest form and each once; what is left out stays, and all is on record."""
+    async with running_gateway(mongodb_uri) as gateway:
+        account, other = await signed_in(gateway), await signed_in(gateway)
+        wish = {"name": "k", "allowedIps": ["::ffff:203.0.113.7", "203.0.113.7", "2001:DB8::/32"]}
+        await account.send("POST", "/api/user/api-keys", wish)
+        (info,) = (await account.send("GET", "/api/user/api-keys")).json()["data"]["apiKeys"]
+        assert info["allowedIps"] == ["203.0.113.7", "2001:db8::/32"]
+        path = f"/api/user/api-keys/{info['id']}"
+        steps: list[tuple[dict[str, Any], dict[str, Any]]] = [
+            ({"name": " laptop "}, {"name": "laptop"}),
+            ({"allowedIps": ["192.0.2.0/24"]}, {"allowedIps": ["192.0.2.0/24"]}),
+            ({"name": "phone", "allowedIps": None}, {"name": "phone", "allowedIps": None}),
+        ]
+        for body, expected in steps:
+            changed = await account.send("PATCH", path, body)
+            assert changed.status_code == 200, changed.text
+            assert changed.json()["message"] == "API key updated successfully"
+            info |= expected
+            assert changed.json()["data"]["keyInfo"] == info
+            assert (await account.send("GET", "/api/user/api-keys")).json()["data"]["apiKeys"] == [info]
+        for no_change in NO_KEY_CHANGES:
+            refused = await account.send("PATCH", path, no_change)
+            assert message_of(refused, 400, "VALIDATION_ERROR"), no_change
+        assert message_of(await other.send("PATCH", path, {"name": "mine"}), 404) == "API key not found"
+        await account.send("DELETE", path)
+        assert message_of(await account.send("PATCH", path, {"name": "late"}), 404) == "API key not found"
+        records = (
+            await gateway.parts.database["auditlog"]
+            .find({"action": "user.key_changed"})
+            .sort("_id")
+            .to_list()
+        )
+        assert [record["details"]["changes"] for record in records] == [
+            {"name": "laptop"},
+            {"allowedIps": ["192.0.2.0/24"]},
+            {"name": "phone", "allowedIps": None},
+        ]
+        assert {record["target"] for record in records} == {info["id"]}
 
 
 async def test_never_one_key_too_many(mongodb_uri: str) -> None:

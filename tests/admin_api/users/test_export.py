@@ -8,8 +8,8 @@ from decimal import Decimal
 
 import pymongo
 
+from proxy.clock import utc_now
 from proxy.core.routing import Role
-from proxy.server import utc_now
 from tests.admin_api.accounts import signed_in
 from tests.admin_api.playground import playground
 from tests.admin_api.users.test_statistics import PAID, settled
@@ -52,6 +52,8 @@ async def test_an_export_is_complete_and_ones_own(mongodb_uri: str) -> None:
         costs = [Decimal(event["costUsd"]) for event in exported["usageEvents"]]
         assert costs == [event["costUsd"].to_decimal() for event in stored]
 
+        assert len(exported["signIns"]) == 1
+
         user = await account.stored()
         sessions = await place.gateway.parts.database["sessions"].find().to_list()
         keys = await place.gateway.parts.database["apikeys"].find().to_list()
@@ -83,9 +85,10 @@ async def test_a_large_export_is_streamed(mongodb_uri: str) -> None:
 
 
 async def test_an_empty_export(mongodb_uri: str) -> None:
-    """A new user exports himself and four empty lists."""
+    """A new user exports himself, his sign-in and four empty lists."""
     async with playground(mongodb_uri) as place:
         account = await signed_in(place.gateway)
         exported = (await account.send("GET", "/api/user/export")).json()["data"]
         names = ("sessions", "messages", "apiKeys", "usageEvents")
         assert [exported[name] for name in names] == [[], [], [], []]
+        assert len(exported["signIns"]) == 1

@@ -13,6 +13,7 @@ from typing import Any
 
 from plugins.contract import Price, Usage
 from proxy import database
+from proxy.clock import utc_now
 from proxy.core.bill import Bill, Counted
 from proxy.core.limits import UserLimits
 from proxy.core.pricing import Charge, CostSource
@@ -24,7 +25,6 @@ from proxy.metering.direct import DirectMeter
 from proxy.metering.heartbeat import Heartbeat
 from proxy.metering.leased import LeasedMeter
 from proxy.metrics import Metrics
-from proxy.server import utc_now
 
 PLENTY = UserLimits(10**6, 10**7, 10**12)
 PRICE = Price(Decimal("0.000001"), Decimal("0.000002"))

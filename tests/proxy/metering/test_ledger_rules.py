@@ -29,6 +29,7 @@ from pymongo import AsyncMongoClient
 from pymongo.errors import PyMongoError
 
 from proxy import background, database
+from proxy.clock import utc_now
 from proxy.core.limits import UserLimits
 from proxy.core.rules import Demand, KeyLimits
 from proxy.errors import GatewayError
@@ -38,7 +39,6 @@ from proxy.metering.heartbeat import Heartbeat
 from proxy.metering.journal import FoundJournal, Journal
 from proxy.metering.recovery import Recovery
 from proxy.metering.worker import Worker
-from proxy.server import utc_now
 from tests.proxy.metering.flaky import Fault, FlakyDatabase
 from tests.proxy.metering.meters import PRICE, RATE, Books, nobody_can_tell, settlement, want
 
@@ -350,5 +350,5 @@ def test_no_order_of_events_breaks_the_rules(mongodb_uri: str, monkeypatch: pyte
 
 async def _connect(uri: str) -> AsyncMongoClient[dict[str, Any]]:
     client = database.connect(uri)
-    await database.database_of(client, "unused")["accounts"].create_index("js")
+    await database.database_of(client, "unused")["accounts"].create_index("js", name="journals")
     return client

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 from pymongo import monitoring
 
+from proxy.clock import utc_now
 from proxy.core.limits import UserLimits
 from proxy.errors import GatewayError, RateLimited, Unavailable
 from proxy.metering.heartbeat import Heartbeat
 from proxy.metering.journal import Journal
 from proxy.metering.worker import Worker
-from proxy.server import utc_now
 from tests.gateway import provider_settings, running_gateway
 from tests.proxy.metering.meters import USER, Books, connected, leased, settlement, want
 from tests.proxy.metering.test_journal import SEGMENT, full_disk

@@ -1,0 +1,190 @@
+"""The connections to one provider: as many as are needed up to a bound, the one that was used last first.
+
+A pool ends as it began after whatever was cancelled: what bounds it is a semaphore that an exchange takes when it
+asks for a connection, and that the connection itself gives back at the exchange's end, of whatever kind.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import socket
+import ssl
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import aiohappyeyeballs
+import httpx
+from aiohappyeyeballs import AddrInfoType
+
+from proxy.connection import Connection
+
+_IDLE_SECONDS = 20.0
+"""How long an idle connection is kept; providers close theirs after 60 s and more."""
+
+_DNS_SECONDS = 60.0
+
+_HAPPY_EYEBALLS_SECONDS = 0.25
+"""How long one address may take before the next one is tried beside it (RFC 8305)."""
+
+_CLOSING_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a provider is."""
+
+    host: str
+    port: int
+    is_secure: bool
+
+
+class Pool:
+    """At most `limit` connections to an origin; idle ones are reused, the last one first."""
+
+    def __init__(self, origin: Origin, limit: int, tls: ssl.SSLContext | None = None) -> None:
+        """Open nothing yet."""
+        self._origin = origin
+        self._tls = tls
+        self._slots = asyncio.Semaphore(limit)
+        self._idle: deque[Connection] = deque()
+        self._open: set[Connection] = set()
+        self._dialing: set[asyncio.Task[Connection]] = set()
+        self._sweeping: asyncio.TimerHandle | None = None
+        self._is_closed = False
+        self._last_lost: asyncio.Future[None] | None = None
+        self._addresses: Sequence[AddrInfoType] = []
+        self._addresses_until = 0.0
+        self._looking_up = asyncio.Lock()
+
+    async def connection(self, *, connect: float | None, pool: float | None) -> Connection:
+        """Return a connection that has nothing to do, waiting at most so many seconds for each step.
+
+        The caller must use it at once, whose end gives it back. Raises `httpx.TransportError`.
+        """
+        if self._slots.locked():
+            try:
+                async with asyncio.timeout(pool):
+                    await self._slots.acquire()
+            except TimeoutError as exc:
+                raise httpx.PoolTimeout("every connection is in use") from exc
+        else:
+            await self._slots.acquire()
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.is_open:
+                return connection
+        return await self._dial(connect)
+
+    async def aclose(self) -> None:
+        """Close every connection."""
+        self._is_closed = True
+        if self._sweeping is not None:
+            self._sweeping.cancel()
+        for connection in tuple(self._open):
+            connection.close()
+        if self._dialing:
+            await asyncio.wait(self._dialing, timeout=_CLOSING_SECONDS)
+        if self._open:
+            self._last_lost = asyncio.get_running_loop().create_future()
+            await asyncio.wait({self._last_lost}, timeout=_CLOSING_SECONDS)
+
+    # What connections call.
+
+    def opened(self, connection: Connection) -> None:
+        """Count it among those that have to be closed."""
+        self._open.add(connection)
+
+    def ended(self, connection: Connection) -> None:
+        """Give its slot to another exchange, and itself too if it is open."""
+        self._slots.release()
+        if not connection.is_open:
+            return
+        if self._is_closed:
+            connection.close()
+            return
+        loop = asyncio.get_running_loop()
+        connection.idle_since = loop.time()
+        self._idle.append(connection)
+        if self._sweeping is None:
+            self._sweeping = loop.call_later(_IDLE_SECONDS, self._sweep)
+
+    def lost(self, connection: Connection) -> None:
+        """Forget it."""
+        self._open.discard(connection)
+        if connection in self._idle:
+            self._idle.remove(connection)
+        if self._last_lost is not None and not self._open and not self._last_lost.done():
+            self._last_lost.set_result(None)
+
+    def _sweep(self) -> None:
+        """Close what has been idle for too long; the longest stands first."""
+        loop = asyncio.get_running_loop()
+        while self._idle and self._idle[0].idle_since + _IDLE_SECONDS <= loop.time():
+            self._idle.popleft().close()
+        self._sweeping = None
+        if self._idle:
+            self._sweeping = loop.call_at(self._idle[0].idle_since + _IDLE_SECONDS, self._sweep)
+
+    async def _dial(self, patience: float | None) -> Connection:
+        """Make a connection; one whose caller is cancelled meanwhile keeps its slot, and is there for others then."""
+        # Not to be cancelled: uvloop would close the socket, and leave an object that closes its number once more.
+        dialing = asyncio.create_task(self._connect(patience))
+        self._dialing.add(dialing)
+        dialing.add_done_callback(self._dialing.discard)
+        try:
+            return await asyncio.shield(dialing)
+        except asyncio.CancelledError:
+            dialing.add_done_callback(self._unwanted)
+            raise
+        except (OSError, UnicodeError) as exc:  # the latter is a name that cannot be one
+            self._slots.release()
+            # It may have moved.
+            self._addresses_until = 0.0
+            # A TLS handshake that takes too long is aborted.
+            is_late = isinstance(exc, TimeoutError | ConnectionAbortedError)
+            raise (httpx.ConnectTimeout if is_late else httpx.ConnectError)(str(exc)) from exc
+
+    def _unwanted(self, dialing: asyncio.Task[Connection]) -> None:
+        if dialing.cancelled() or dialing.exception() is not None:
+            self._slots.release()
+        else:
+            self.ended(dialing.result())
+
+    async def _connect(self, patience: float | None) -> Connection:
+        loop = asyncio.get_running_loop()
+        deadline = None if patience is None else loop.time() + patience
+        async with asyncio.timeout_at(deadline):
+            reached = await aiohappyeyeballs.start_connection(
+                await self._look_up(), happy_eyeballs_delay=_HAPPY_EYEBALLS_SECONDS, interleave=1
+            )
+        secure: dict[str, Any] = {}
+        if self._origin.is_secure:
+            secure["ssl"] = self._tls or _system_tls()
+            secure["server_hostname"] = self._origin.host.rstrip(".")
+            secure["ssl_handshake_timeout"] = deadline and max(0.001, deadline - loop.time())
+        _, connection = await loop.create_connection(lambda: Connection(self), sock=reached, **secure)
+        if self._is_closed:
+            connection.close()
+        return connection
+
+    async def _look_up(self) -> Sequence[AddrInfoType]:
+        """Return the origin's addresses, at most a minute old; who asks meanwhile waits for the same answer."""
+        loop = asyncio.get_running_loop()
+        async with self._looking_up:
+            if loop.time() >= self._addresses_until:
+                self._addresses = await loop.getaddrinfo(
+                    self._origin.host, self._origin.port, type=socket.SOCK_STREAM
+                )
+                self._addresses_until = loop.time() + _DNS_SECONDS
+            return self._addresses
+
+
+@functools.cache
+def _system_tls() -> ssl.SSLContext:
+    """Trust what the system trusts; made once, because it takes tens of milliseconds."""
+    context = ssl.create_default_context()
+    context.set_alpn_protocols(["http/1.1"])
+    return context
