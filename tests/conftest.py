@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -59,6 +60,19 @@ def mongodb_uri(databases: Databases) -> Iterator[str]:
 
 
 @pytest.fixture
+def bare_mongodb_uri(databases: Databases, mongodb_uri: str) -> str:
+    """Return the URI of a database in which there is nothing, no collection and no index."""
+    databases.drop(mongodb_uri)
+    return mongodb_uri
+
+
+@pytest.fixture
 def project() -> Path:
     """Return the project's folder."""
     return Path(__file__).resolve().parent.parent
+
+
+def pytest_collection_finish() -> None:
+    """Keep the collector of garbage from looking at what was imported: there is ten times as much of it as of a test."""
+    gc.collect()
+    gc.freeze()

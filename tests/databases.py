@@ -10,6 +10,7 @@ import asyncio
 from typing import Any
 
 from pymongo import MongoClient
+from pymongo.uri_parser import parse_uri
 
 from admin_api.documents import DOCUMENTS
 from proxy import database
@@ -47,6 +48,10 @@ class Databases:
             else:
                 store.drop_collection(collection)
         self._free.append(name)
+
+    def drop(self, uri: str) -> None:
+        """Take everything out of a database that is lent."""
+        self._client.drop_database(parse_uri(uri)["database"])
 
     def uri(self, name: str) -> str:
         """Return the address of a database."""

@@ -182,6 +182,8 @@ def test_a_stream_outlives_sigterm(
             for _ in range(50):
                 idle.enter_context(socket.create_connection(address))
             end(server)
+            while httpx.get(f"{server.base_url}/health/ready").status_code == 200:
+                time.sleep(0.02)  # a signal takes its way through the parent to the workers
             for path in ("/v1/models", "/api/auth/me", "/health/ready"):
                 refused = httpx.get(f"{server.base_url}{path}")
                 assert (refused.status_code, refused.headers["connection"]) == (503, "close")

@@ -200,16 +200,15 @@ async def test_a_single_server_is_a_warning(tmp_path: Path) -> None:
         assert only(found, "database indexes")[0] is Verdict.OK
 
 
-async def test_a_database_of_somebody_else(mongodb_uri: str) -> None:
+async def test_a_database_of_somebody_else(bare_mongodb_uri: str) -> None:
     """Indexes of another program are a problem, missing ones a warning; rights that are missing have their advice."""
-    async with AsyncMongoClient[dict[str, Any]](mongodb_uri) as client:
+    async with AsyncMongoClient[dict[str, Any]](bare_mongodb_uri) as client:
         store = client.get_default_database()
-        await client.drop_database(store)
         await store["usageevents"].insert_one({})
-        verdict, text = only(await examined(mongodb_uri), "database indexes")
+        verdict, text = only(await examined(bare_mongodb_uri), "database indexes")
         assert (verdict, text.startswith("missing: usageevents.")) == (Verdict.WARNING, True)
         await store["users"].create_index("lastSeen", expireAfterSeconds=5)
-        verdict, text = only(await examined(mongodb_uri), "database indexes")
+        verdict, text = only(await examined(bare_mongodb_uri), "database indexes")
         assert (verdict, "users.lastSeen_1 was made by another program" in text) == (Verdict.PROBLEM, True)
     for code, words in ((18, "refuses user and password"), (13, "may not do")):
         assert words in doctor._refused(OperationFailure("no", code)).text

@@ -40,13 +40,13 @@ async def prepared(uri: str) -> tuple[list[str], Mapping[str, Mapping[str, Any]]
         return list(heard.names), await indexes.existing(store, DOCUMENTS)
 
 
-async def test_a_second_start_makes_nothing(mongodb_uri: str) -> None:
+async def test_a_second_start_makes_nothing(bare_mongodb_uri: str) -> None:
     """The first start makes every index; the second asks once for each collection and makes none."""
-    commands, there = await prepared(mongodb_uri)
+    commands, there = await prepared(bare_mongodb_uri)
     assert commands.count("createIndexes") == len(DOCUMENTS)
     for collection, ours in indexes.declared(DOCUMENTS).items():
         assert there[collection].keys() == {"_id_", *(str(index.document["name"]) for index in ours)}
-    commands, again = await prepared(mongodb_uri)
+    commands, again = await prepared(bare_mongodb_uri)
     assert "createIndexes" not in commands
     assert commands.count("listIndexes") == len(DOCUMENTS)
     assert again == there
@@ -62,9 +62,9 @@ async def test_a_missing_index_is_made_again(mongodb_uri: str) -> None:
     assert again == there
 
 
-async def test_an_index_that_is_not_as_we_ask_for_it_stops_the_start(mongodb_uri: str) -> None:
+async def test_an_index_that_is_not_as_we_ask_for_it_stops_the_start(bare_mongodb_uri: str) -> None:
     """One of our names with another meaning is no index of ours: the database says so, and it is left as it is."""
-    async with AsyncMongoClient[dict[str, Any]](mongodb_uri) as client:
+    async with AsyncMongoClient[dict[str, Any]](bare_mongodb_uri) as client:
         store = client.get_default_database()
         await store["users"].create_index("email", name="email")
         (wanted,) = [index for index in User.Settings.indexes if index.document["name"] == "email"]

@@ -97,7 +97,7 @@ def imported(*arguments: str, **settings: str) -> tuple[int, set[str]]:
     return status, set(names)
 
 
-DRIVER, SERVER, CLIENT = {"pymongo", "beanie"}, {"sanic", "uvloop", "admin_api"}, {"aiohttp", "httpx"}
+DRIVER, SERVER, CLIENT = {"pymongo", "beanie"}, {"sanic", "uvloop", "admin_api"}, {"httptools", "httpx"}
 
 
 @pytest.mark.parametrize(

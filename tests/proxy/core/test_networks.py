@@ -5,11 +5,12 @@ from __future__ import annotations
 from ipaddress import IPv4Address, IPv4Network, IPv6Network
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from proxy.core.networks import is_within, read_address, read_network, write_network
 
+MAPPED = IPv6Network("::ffff:0:0/96")
 V4 = st.builds(
     lambda number, length: IPv4Network((number, length), strict=False),
     st.integers(0, 2**32 - 1),
@@ -114,6 +115,7 @@ def test_an_address_is_within_or_not(address: str, networks: list[str], expected
 def test_a_network_holds_its_own_addresses_alone(network: IPv4Network | IPv6Network, number: int) -> None:
     """First, last and any address between are in it, and those right beside it are not, also after it was written."""
     stored = read_network(write_network(network))
+    assume(stored.version == 4 or not stored.overlaps(MAPPED))  # IPv4 in IPv6's clothes is in none of IPv6
     first, last = stored[0], stored[-1]
     for inside in (first, last, stored[number % stored.num_addresses]):
         assert is_within(str(inside), [stored])
