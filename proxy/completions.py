@@ -27,6 +27,7 @@ from proxy.limits import Limits
 from proxy.metering.contract import Want
 
 _ABORT_SECONDS = 5.0
+_RECORD_SECONDS = 2.0
 _TICK_SECONDS = 1.0
 _PING_SECONDS = 0.2
 
@@ -117,6 +118,9 @@ class Completions:
             exchange.abort(Outcome.SHUTDOWN)
         if self._running:
             await asyncio.wait(list(self._running), timeout=_ABORT_SECONDS)
+        if self._services.settlements:
+            # A provider writes its record a moment after a stream was cut; who hurries can but estimate.
+            await asyncio.wait(self._services.settlements, timeout=_RECORD_SECONDS)
         self._services.reconciler.hurry()
         if self._services.settlements:
             await asyncio.wait(self._services.settlements, timeout=_ABORT_SECONDS)

@@ -81,6 +81,21 @@ async def test_a_drain_has_an_end(mongodb_uri: str) -> None:
         await stage.assert_balanced(user)
 
 
+async def test_a_drain_waits_for_records(mongodb_uri: str) -> None:
+    """What a stream cost that the drain has cut is what its provider writes down a moment later, not an estimate."""
+    async with staged(mongodb_uri, keeps_records=True) as stage:
+        key = await stage.gateway.key(role=Role.PREMIUM)
+        endless = Behaviour(pieces=1000, delay_between=0.05, generation_delay=1.0)
+        stage.openrouter.script.enqueue(endless)
+        stream = asyncio.create_task(stage.gateway.chat(key, ask(MINI, stream=True)))
+        await stage.openrouter.books.until(lambda books: bool(books) and books[-1].pieces_sent > 1, 5)
+        await stage.gateway.parts.completions.drain(0.1)
+        await stream
+        event = await stage.event()
+        assert event["outcome"] == "shutdown"
+        assert_equals_books(event, stage.openrouter.books[0])
+
+
 async def test_two_gateways_share_one_database(mongodb_uri: str) -> None:
     """Fifty requests a day over two gateways are fifty, and a key made at one is good at the other."""
     async with running_gateway(mongodb_uri) as first, running_gateway(mongodb_uri) as second:
