@@ -156,7 +156,13 @@ def press_ctrl_c_twice(server: ServerProcess) -> None:
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
-@pytest.mark.parametrize("end", [terminate, terminate_all_and_again, press_ctrl_c_twice])
+@pytest.mark.parametrize(
+    "end",
+    [
+        terminate,
+        *(pytest.param(end, marks=pytest.mark.long) for end in (terminate_all_and_again, press_ctrl_c_twice)),
+    ],
+)
 def test_a_stream_outlives_sigterm(
     tmp_path: Path, mongodb_uri: str, end: Callable[[ServerProcess], None], workers: str
 ) -> None:
@@ -235,7 +241,7 @@ def test_a_stream_longer_than_the_drain_is_ended(tmp_path: Path, mongodb_uri: st
         assert event["tokens"]["completion"] > 0
 
 
-@pytest.mark.parametrize("metering", ["leased", "direct"])
+@pytest.mark.parametrize("metering", ["leased", pytest.param("direct", marks=pytest.mark.long)])
 def test_a_killed_stream_is_closed_after_the_restart(tmp_path: Path, mongodb_uri: str, metering: str) -> None:
     """A stream that dies with its gateway leaves one event of unknown outcome, and nothing held."""
     total = "8" if metering == "direct" else "60"

@@ -158,6 +158,7 @@ def uri_with_password(uri: str, password: str) -> str:
     return uri.replace("mongodb://", f"mongodb://{user}:{password}@") + "&authSource=admin"
 
 
+@pytest.mark.long
 def test_secrets_stay_where_they_belong(tmp_path: Path, mongodb_uri: str) -> None:
     """Neither configured secrets nor keys, passwords and tokens of users are in any answer, log, metric or document."""
     kept = Secrets()

@@ -68,6 +68,7 @@ def test_a_run_that_is_too_short_is_not_judged() -> None:
     assert slope([(0.0, 1.0)]) == 0.0
 
 
+@pytest.mark.long
 async def test_a_short_run_finds_nothing_wrong(tmp_path: Path) -> None:
     """A few seconds of mixed traffic: every answer is an expected one, and at rest nothing is held or adrift."""
     done = await soak(tmp_path, 6.0, 10**6, 6, 1)

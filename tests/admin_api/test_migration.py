@@ -223,6 +223,7 @@ async def test_two_users_with_one_address_stop_it(mongodb_uri: str) -> None:
         assert await everything(ours) == before
 
 
+@pytest.mark.long
 async def test_the_command_says_what_it_did(mongodb_uri: str, project: Path, tmp_path: Path) -> None:
     """`serve` refuses an original database in one line; `migrate`, even after kill -9, makes it ours, once."""
     async with store(mongodb_uri) as ours:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 import yaml
 from httpx_aiohttp import AiohttpTransport
 
@@ -169,6 +170,7 @@ async def prometheus(folder: Path, project: Path, *targets: str) -> AsyncIterato
         await process.wait()
 
 
+@pytest.mark.long
 async def test_a_real_prometheus_scrapes_two_gateways(
     project: Path, mongodb_uri: str, tmp_path: Path
 ) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 from pymongo import MongoClient
 
 from proxy.clock import utc_now
@@ -227,6 +228,7 @@ def _notices_a_client_that_leaves(front: Front, mongodb_uri: str) -> None:
             threading.Event().wait(0.05)
 
 
+@pytest.mark.long
 def test_nginx_in_front_of_a_gateway(project: Path, mongodb_uri: str, tmp_path: Path) -> None:
     """Streams pass unbuffered, the true client counts, smuggling is refused, refusals and disconnects get through.
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.bad_day import DAY, live_all, table
 
 
+@pytest.mark.long
 async def test_a_bad_day(mongodb_uri: str) -> None:
     """Fallbacks save what a provider reports to have failed, and most of the rest; nothing is charged twice."""
     reports = await live_all(mongodb_uri, requests=24, at_once=8)
