@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import socket
 import ssl
@@ -120,7 +121,11 @@ async def running_gateway(
     with socket.create_server(("127.0.0.1", 0)) as listener:
         base_url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         server = await serving.create_server(app, listener)
-        await serving.start(server)
+        gc.disable()  # CPython 3.11's `compile`, to which Sanic gives its router, miscounts when finalizers run inside
+        try:
+            await serving.start(server)
+        finally:
+            gc.enable()
         try:
             async with httpx.AsyncClient(
                 base_url=base_url, transport=AiohttpTransport(verify=_NO_TLS, trust_env=False), timeout=30
