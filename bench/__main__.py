@@ -75,9 +75,10 @@ def _compare(options: argparse.Namespace) -> int:
         options.peers, rounds=options.rounds, seconds=options.seconds, memory_requests=options.requests
     )
     results = uvloop.run(work)
-    print(report.markdown(results))
     if options.peers and not options.dry:
         report.write(results)
+    print(report.markdown(results))
+    if options.peers and not options.dry:
         print("bench/results.json and bench/results.md are written; `python -m tests.readme` quotes them")
     return 0
 

@@ -95,15 +95,13 @@ def budget(results: Results) -> list[tuple[str, float, float]]:
         ("added latency at one connection, median, ms", _added(results, "ours", ALONE), 1.5),
     ]
     for peer, times_chat, times_stream in (("litellm", 30, 60), ("portkey", 5, 5)):
-        if peer in names:
-            found += [
-                (f"a chat's share of {_TITLES[peer]}'s", chat / _cpu(results, peer, SHORT), 1 / times_chat),
-                (
-                    f"a stream's share of {_TITLES[peer]}'s",
-                    stream / _cpu(results, peer, STREAM),
-                    1 / times_stream,
-                ),
-            ]
+        for what, figure, scenario, times in (
+            ("chat", chat, SHORT, times_chat),
+            ("stream", stream, STREAM, times_stream),
+        ):
+            theirs = _cpu(results, peer, scenario) if peer in names else 0.0
+            if theirs:  # a peer may be missing, or fail
+                found.append((f"a {what}'s share of {_TITLES[peer]}'s", figure / theirs, 1 / times))
     memory = names["ours"]["memory"]
     if memory is not None:
         found += [
