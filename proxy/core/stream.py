@@ -17,7 +17,7 @@ from plugins.contract import Json, Provider
 from proxy.core.answer_stream import MOST_EVENT_BYTES, TEXT_KEYS, AnswerStream, parse, text_bytes
 from proxy.core.sse import Event
 
-_CONTENT: Final = b'"content":"'
+_CONTENT: Final = re.compile(rb'"content": ?"')
 _MOST_MOULDS: Final = 8
 
 # In a JSON string, what stands for itself: neither a quote, nor an escape, nor a control character.
@@ -83,8 +83,9 @@ class ChatStream(AnswerStream):
         if any(value for key, value in delta.items() if key not in ("role", "content")):
             return
         self._moulds_left -= 1
-        start = data.find(_CONTENT) + len(_CONTENT)
-        end = data.find(b'"', start)
+        if (found := _CONTENT.search(data)) is None:
+            return
+        start, end = found.end(), data.find(b'"', found.end())
         other = "x" * (len(content) + 1)
         delta["content"] = other
         if parse(data[:start] + other.encode() + data[end:]) == frame:

@@ -31,12 +31,13 @@ def _unread(data: bytes) -> Outcome:
     return outcome._replace(closing=outcome.closing.replace(b"event: chunk\n", b""))
 
 
-@given(TEXTS, st.booleans())
+@given(TEXTS, st.booleans(), st.booleans())
 @settings(max_examples=100, deadline=None)
-def test_texts(texts: list[str], is_ascii: bool) -> None:  # noqa: FBT001  hypothesis calls it
+def test_texts(texts: list[str], is_ascii: bool, is_airy: bool) -> None:  # noqa: FBT001  hypothesis calls it
     """Any texts arrive as they were sent, and every byte of them is counted."""
-    raw = [json.dumps(each, ensure_ascii=is_ascii)[1:-1].encode() for each in texts]
-    data = _stream(*[_chunk(each) for each in raw])
+    separators = (", ", ": ") if is_airy else (",", ":")
+    frames = [json.dumps(text(each), ensure_ascii=is_ascii, separators=separators) for each in texts]
+    data = _stream(*map(str.encode, frames))
     outcome = run([data])
     assert outcome.sent + outcome.closing == data
     assert outcome.counts == (sum(map(bool, texts)), sum(len(each.encode()) for each in texts))
@@ -125,5 +126,7 @@ def test_words_cost_no_parsing() -> None:
             seen.append(frame)
 
     words = [_chunk(b"word%d" % number) for number in range(50)]
-    assert run([_stream(*words)], provider=Watched()).counts[0] == len(words)
-    assert len(seen) == 2  # the first one, and the finish reason
+    for style in (words, [json.dumps(orjson.loads(word)).encode() for word in words]):
+        seen.clear()
+        assert run([_stream(*style)], provider=Watched()).counts[0] == len(words)
+        assert len(seen) == 2  # the first one, and the finish reason
