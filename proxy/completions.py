@@ -89,12 +89,15 @@ class Completions:
         self._running[task] = exchange
         self._services.metrics.in_flight.inc()
         self._services.request_log.call_begun(call.request_id)
-        task.add_done_callback(partial(self._forget, call))
+        # Waiting for the task itself would cancel it with us, and `asyncio.shield` takes three times the calls.
+        has_ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        task.add_done_callback(partial(self._forget, call, has_ended))
         try:
-            return await asyncio.shield(task)
+            await has_ended
         except asyncio.CancelledError:
             exchange.client_left()
             raise
+        return task.result()
 
     async def settled(self, request_id: str | None = None) -> None:
         """Wait until every call that has ended is settled, or one of them."""
@@ -127,7 +130,9 @@ class Completions:
         if self._ticker is not None:
             self._ticker.cancel()
 
-    def _forget(self, call: Call, task: asyncio.Task[Answer]) -> None:
+    def _forget(self, call: Call, has_ended: asyncio.Future[None], task: asyncio.Task[Answer]) -> None:
+        if not has_ended.done():
+            has_ended.set_result(None)
         exchange = self._running.pop(task)
         self._services.metrics.in_flight.dec()
         self._services.request_log.call_ended(call.request_id, call.caller.user_id, exchange.settlement)
