@@ -125,12 +125,8 @@ class Catalogue:
         )
 
     def _exact(self, model: str, providers: Iterable[str]) -> list[Target]:
-        targets = []
-        for provider in providers:
-            entry = self.entries.get(provider, {}).get(model)
-            if entry is not None and entry.is_available:
-                targets.append(Target(entry, model))
-        return targets
+        found = (self.entries.get(provider, {}).get(model) for provider in providers)
+        return [Target(entry, model) for entry in found if entry is not None and entry.is_available]
 
     def _without_suffix(self, model: str, providers: Iterable[str]) -> list[Target]:
         targets = []
@@ -243,14 +239,12 @@ def _permitted(
         if not any(catalogue.entries.values()):
             raise Unavailable("The model catalogue has not been read from any provider yet.", retry_after=5)
         raise unknown_model(model)
-    named = found
-    if allowed_models is not None:
-        named = [target for target in found if _is_allowed(target.entry, allowed_models, model)]
+    named = [target for target in found if _is_allowed(target.entry, allowed_models, model)]
     if not named:
         raise PermissionDenied(
             f"This API key may not use the model `{model}`.", code="model_not_allowed", param="model"
         )
-    usable = named if role.may_pay else [target for target in named if target.entry.tier is Tier.FREE]
+    usable = [target for target in named if target.entry.tier is Tier.FREE or role.may_pay]
     if not usable:
         raise PaidModel(
             f"The model `{model}` needs a premium account.",
