@@ -83,18 +83,17 @@ def observe(metrics: Metrics, api: Api, model: str, reservation: Reservation, se
     name = settlement.provider
     tokens, charge = settlement.bill.tokens, settlement.bill.charge
     series = metrics.of_call(api, name, model, settlement.outcome)
-    series.requests.inc()
-    series.of_api.inc()
+    series.requests.amount += 1
+    series.of_api.amount += 1
     series.duration.observe(settlement.total_ms / 1000)
     if settlement.first_token_ms is not None:
         series.first_token.observe(settlement.first_token_ms / 1000)
-    for counter, kind in zip(series.tokens, TOKEN_KINDS, strict=True):
-        if count := getattr(tokens, kind):
-            counter.inc(count)
+    for sum_, kind in zip(series.tokens, TOKEN_KINDS, strict=True):
+        sum_.amount += getattr(tokens, kind)
     if charge.cost is None:
         metrics.unpriced.labels(name).inc()
     else:
-        series.cost.inc(float(charge.cost))
+        series.cost.amount += float(charge.cost)
     cost_pico = 0 if charge.cost is None else to_pico(charge.cost)
     used = used_of(reservation.held, settlement.bill, counts_as_request=True, cost_pico=cost_pico)
     if is_over_hold(reservation, used):

@@ -87,7 +87,7 @@ class Completions:
         exchange = Exchange(self._plan(call), client, self._services)
         task = asyncio.create_task(exchange.run())
         self._running[task] = exchange
-        self._services.metrics.in_flight.inc()
+        self._services.metrics.running.amount += 1
         self._services.request_log.call_begun(call.request_id)
         # Waiting for the task itself would cancel it with us, and `asyncio.shield` takes three times the calls.
         has_ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -134,7 +134,7 @@ class Completions:
         if not has_ended.done():
             has_ended.set_result(None)
         exchange = self._running.pop(task)
-        self._services.metrics.in_flight.dec()
+        self._services.metrics.running.amount -= 1
         self._services.request_log.call_ended(call.request_id, call.caller.user_id, exchange.settlement)
         if not task.cancelled():
             task.exception()  # whoever still waits has it; a client that left must not leave a warning behind
@@ -144,6 +144,7 @@ class Completions:
         while True:
             await asyncio.sleep(tick)
             self._services.health.report_keys()
+            self._services.metrics.flush()
             for exchange in list(self._running.values()):
                 with contextlib.suppress(TimeoutError):
                     # A reader that is too slow even for a comment must not keep the others waiting.

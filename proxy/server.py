@@ -199,6 +199,7 @@ async def stop_gateway(gateway: Gateway) -> None:
     await gateway.authenticator.stop()
     await gateway.catalog.stop()
     await gateway.meter.stop()
+    gateway.metrics.flush()
     await gateway.relay.aclose()
     for client in gateway.clients:
         await client.close()

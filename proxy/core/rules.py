@@ -198,8 +198,17 @@ def used_of(
 
 def affordable_output(rules: Iterable[Rule], available: Mapping[str, int], wish: int) -> int:
     """Return the output cap, at most `wish`, that is affordable under every rule; negative when nothing is."""
-    caps = (rule.affordable(available.get(rule.counter, 0)) for rule in rules)
-    return min([wish, *(cap for cap in caps if cap is not None)])
+    least = wish
+    for rule in rules:
+        cap = rule.affordable(available.get(rule.counter, 0))
+        if cap is not None and cap < least:
+            least = cap
+    return least
+
+
+def holds_of(rules: Iterable[Rule], output_tokens: int) -> dict[str, int]:
+    """Say what is held of each counter for a request with this output cap, over all its choices."""
+    return {rule.counter: rule.fixed + rule.slope * output_tokens for rule in rules}
 
 
 def _rule(kind: Kind, period: Period, limit: int, now: datetime, key_id: str | None = None) -> Rule:
