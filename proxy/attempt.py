@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 from decimal import Decimal
+from functools import partial
 
 from plugins.contract import ApiCall, Failure, FailureKind, Framing, Translator, UpstreamRequest, Usage
 from proxy.audience import Audience
@@ -77,6 +78,8 @@ class Attempt:
         self.first_token_at: float | None = None
         self.body = b""
         self._is_over = False
+        self._unsent = b""
+        self._renew_at = 0.0
         self._patience: asyncio.Timeout
 
     @property
@@ -220,23 +223,20 @@ class Attempt:
         return answer.failure or (NOT_A_STREAM if self._plan.asked.stream else None)
 
     async def _pump(self, response: UpstreamResponse) -> Failure | None:
-        """Pass a stream on, event by event, until it ends."""
+        """Pass a stream on until it ends."""
         asked, now = self._plan.asked, self._loop.time()
         stream = self._stream = asked.form.stream(self._endpoint.provider, asked, self._translator)
         self._patience.reschedule(min(self._deadline, now + self._timeouts.first_byte))
-        slack = self._timeouts.idle * _SLACK
-        renew_at = 0.0
+        take = partial(self._take, stream)
         try:
-            async for chunk in response:
-                await self._pass_on(stream, chunk)
+            while await response.pour(take):
+                if self._unsent:
+                    await self._audience.send(self._unsent)
+                    self._look_around(stream)
                 if self.is_abandoned:
                     return None
-                if stream.failure is not None or stream.is_done or self._is_past_the_cap(stream):
+                if self._is_at_its_end(stream):
                     break
-                now = self._loop.time()
-                if now >= renew_at:
-                    self._patience.reschedule(min(self._deadline, now + self._timeouts.idle + slack))
-                    renew_at = now + slack
         finally:
             self._take_stock(stream)
         if stream.failure is None and self._is_past_the_cap(stream):
@@ -246,22 +246,37 @@ class Attempt:
             response.leave()
         return stream.failure
 
-    async def _pass_on(self, stream: AnswerStream, chunk: bytes) -> None:
-        """Give the client what some bytes of the provider make, and see what they tell."""
-        out = stream.feed(chunk)
+    def _take(self, stream: AnswerStream, piece: bytes) -> bool:
+        """Give the client what some bytes of the provider make; say whether to stop, or to wait for him."""
+        out = stream.feed(piece)
         if self.first_token_at is None and stream.started:
             self.first_token_at = self._loop.time()
             if stream.failure is None:
                 self._admission.has_begun()
         if out and stream.is_done and stream.failure is None and self._services.meter.settles_at_once:
-            self.body = out  # a write less: the last bytes, for which nobody has to wait, follow at once
-        elif out:
-            await self._audience.send(out)
+            self.body, out = (
+                out,
+                b"",
+            )  # a write less: the last bytes, for which nobody has to wait, follow at once
+        self._unsent = b"" if not out or self._audience.send_now(out) else out
+        self._look_around(stream)
+        return bool(self._unsent) or self.is_abandoned or self._is_at_its_end(stream)
+
+    def _look_around(self, stream: AnswerStream) -> None:
+        """See after a piece who listens and how long it may take to the next, and note now and then how far it is."""
         # Who serves, and so whether closing stops the bill, may be known only now.
         self.is_abandoned = self._audience.is_gone and not stream.is_done and self.should_cancel()
-        if self._loop.time() - self._noted_at > NOTE_SECONDS:
+        now = self._loop.time()
+        if now >= self._renew_at:
+            slack = self._timeouts.idle * _SLACK
+            self._patience.reschedule(min(self._deadline, now + self._timeouts.idle + slack))
+            self._renew_at = now + slack
+        if now - self._noted_at > NOTE_SECONDS:
             self._take_stock(stream)
             self._note()
+
+    def _is_at_its_end(self, stream: AnswerStream) -> bool:
+        return stream.failure is not None or stream.is_done or self._is_past_the_cap(stream)
 
     def _is_past_the_cap(self, stream: AnswerStream) -> bool:
         """Say whether a provider goes on after its cap: none makes a delta of less than a token."""

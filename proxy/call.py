@@ -37,6 +37,9 @@ class Client(Protocol):
     async def send(self, data: bytes) -> None:
         """Send a piece at once, waiting for a slow reader; raise `ClientGone`."""
 
+    def send_now(self, data: bytes) -> bool:
+        """Send a piece if there is nothing to wait for, and say so; raise `ClientGone`."""
+
     async def finish(self, data: bytes) -> None:
         """Send the last piece, and with it that it is the last; raise `ClientGone`."""
 

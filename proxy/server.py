@@ -26,6 +26,7 @@ from proxy.catalog import Catalog
 from proxy.clock import Clock, utc_now
 from proxy.completions import Completions
 from proxy.database import Client, Database
+from proxy.door import Door
 from proxy.endpoints import endpoints
 from proxy.errors import UnsupportedMedia
 from proxy.gateway import Gateway
@@ -38,7 +39,6 @@ from proxy.metering.leased import LeasedMeter
 from proxy.metering.watch import LedgerWatch
 from proxy.metrics import Metrics
 from proxy.mongod import EmbeddedMongod
-from proxy.protocol import Door
 from proxy.pulse import Pulse
 from proxy.reconcile import Reconciler
 from proxy.relay import Relay

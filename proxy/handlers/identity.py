@@ -18,8 +18,7 @@ from proxy.addresses import Network
 from proxy.errors import InvalidRequest
 from proxy.handlers.client import client_address
 from proxy.logs import looks_secret
-from proxy.protocol import new_request_id
-from proxy.request_log import RequestLine, RequestLog
+from proxy.request_log import RequestLine, RequestLog, new_request_id
 from proxy.security import shown_of_key
 
 HEADER = "x-request-id"
