@@ -208,7 +208,8 @@ class Slice:
             return None
         used: dict[str, int] = {}
         for item in closed:
-            _add(used, item.event["windows"])
+            for counter, amount in item.event["windows"].items():
+                used[counter] = used.get(counter, 0) + amount
         taken = {}
         for counter in {*used, *returned}:
             # What open requests hold stays leased, however much a provider has charged another one above its hold.
