@@ -13,6 +13,7 @@ from proxy.core.pricing import Charge, CostSource, worst_case
 from proxy.core.rules import Demand
 from proxy.documents import Outcome
 from proxy.metering.contract import Progress, Reservation, Settlement, Want
+from proxy.metering.event import plain
 
 Memory = Mapping[str, Any]
 
@@ -24,7 +25,7 @@ def remember(want: Want) -> dict[str, Any]:
         "user": want.user_id,
         "key": want.key_id,
         "session": want.session_id,
-        "at": want.at,
+        "at": plain(want.at),
         "asked": want.requested_model,
         "provider": want.provider,
         "model": want.model,

@@ -111,12 +111,12 @@ class Slice:
         That is less than what is available where the limit is already exceeded, and nothing where it has been
         lowered since the last lease: the document has to be asked first how much of it is left.
         """
-        known = self.known.get(rule.counter)
+        known, available = self.known.get(rule.counter), self.available(rule.counter)
         if known is None or known.limit is None:
-            return self.available(rule.counter)
+            return available
         if rule.limit < known.limit:
             return -1
-        return self.available(rule.counter) + min(0, known.remaining)
+        return available if known.remaining >= 0 else available + known.remaining
 
     def covers(self, rules: Iterable[Rule], output_tokens: int) -> bool:
         """Say whether this share pays for a request with this output cap."""
@@ -142,19 +142,19 @@ class Slice:
         left = {}
         for rule in rules:
             known = self.known.get(rule.counter)
-            elsewhere = 0 if known is None else max(0, known.remaining)
+            elsewhere = 0 if known is None or known.remaining < 0 else known.remaining
             left[rule.counter] = elsewhere + self.available(rule.counter)
         return left
 
     def hold(self, amounts: Mapping[str, int], now: float) -> None:
         """Take a request's amounts."""
         _add(self.held, amounts)
-        self._touch(amounts, now)
+        for counter in amounts:
+            (self.known.get(counter) or self._known_of(counter)).last_use = now
 
-    def release(self, amounts: Mapping[str, int], closed: Closed | None, now: float) -> None:
+    def release(self, amounts: Mapping[str, int], closed: Closed | None) -> None:
         """End a request: its hold goes, what its event uses is spent."""
         _add(self.held, amounts, sign=-1)
-        self._touch(amounts, now)
         if closed is not None:
             _add(self.spent, closed.event["windows"])
             self.closed.append(closed)
@@ -265,11 +265,6 @@ class Slice:
             return True
         # Whoever was told once that there is not enough may need just this amount, which is of no use to him here.
         return known.is_near and all(waiter.tries for waiter in self.waiting)
-
-    def _touch(self, counters: Iterable[str], now: float) -> None:
-        """Remember that counters are in use."""
-        for counter in counters:
-            (self.known.get(counter) or self._known_of(counter)).last_use = now
 
     def _known_of(self, counter: str) -> Known:
         known = self.known.get(counter)
