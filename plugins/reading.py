@@ -13,7 +13,7 @@ from plugins.contract import Json, Usage
 
 T = TypeVar("T")
 
-NOTHING, MOST_USD = Decimal(0), Decimal(1_000_000)
+NOTHING, LEAST_USD, MOST_USD = Decimal(0), 1e-18, 1_000_000
 LEAST_EXPONENT = -18
 # The precision of Python's decimal context: arithmetic on an amount with more digits would round silently.
 MOST_DIGITS = 28
@@ -51,17 +51,25 @@ def count(value: object) -> int | None:
 
 def amount(value: object) -> Decimal | None:
     """Read USD to the last digit, or return `None` for what cannot be an amount."""
-    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+    if isinstance(value, float):
+        return _amount_of_float(value)
+    if isinstance(value, bool) or not isinstance(value, (int, str)):
         return None
     try:
-        # The repr of a float is the shortest text that reads back the same: the provider's own digits.
-        read = Decimal(repr(value) if isinstance(value, float) else value)
+        read = Decimal(value)
     except InvalidOperation:
         return None
     if not read.is_finite() or not NOTHING <= read <= MOST_USD:
         return None
-    is_short = isinstance(value, float) or len(read.as_tuple().digits) <= MOST_DIGITS
+    is_short = len(read.as_tuple().digits) <= MOST_DIGITS
     return (read if is_short and read.adjusted() >= LEAST_EXPONENT else None) if read else NOTHING
+
+
+def _amount_of_float(value: float) -> Decimal | None:
+    if value == 0:
+        return NOTHING
+    # The repr of a float is the shortest text that reads back the same: the provider's own digits.
+    return Decimal(repr(value)) if LEAST_USD <= value <= MOST_USD else None
 
 
 def usage(record: object) -> Usage | None:
