@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from decimal import Decimal, InvalidOperation
 from typing import Any, TypeVar
 
-from plugins.contract import Usage
+from plugins.contract import Json, Usage
 
 T = TypeVar("T")
 
@@ -18,6 +18,7 @@ LEAST_EXPONENT = -18
 # The precision of Python's decimal context: arithmetic on an amount with more digits would round silently.
 MOST_DIGITS = 28
 MOST_TOKENS = 10**10
+_NO_MEMBERS: Json = {}
 
 
 def get(holder: object, key: str) -> Any:
@@ -68,30 +69,44 @@ def usage(record: object) -> Usage | None:
     if not isinstance(record, dict):
         return None
     prompt, completion = count(record.get("prompt_tokens")), count(record.get("completion_tokens"))
-    total = count(record.get("total_tokens"))
-    if prompt is None and completion is not None and total is not None:
-        prompt = total - completion
-    if completion is None and prompt is not None and total is not None:
-        completion = total - prompt
-    if prompt is None or completion is None or min(prompt, completion) < 0:
+    if prompt is None or completion is None:
+        prompt, completion = _completed(prompt, completion, count(record.get("total_tokens")))
+    if prompt is None or completion is None or prompt < 0 or completion < 0:
         return None
-    details = record.get("prompt_tokens_details")
-    cached = count(get(details, "cached_tokens"))
+    details = _part(record, "prompt_tokens_details")
+    cached = count(details.get("cached_tokens"))
     if cached is None:
         # Featherless writes cached_tokens flat, DeepSeek prompt_cache_hit_tokens.
         flat = (record.get(each) for each in ("cached_tokens", "prompt_cache_hit_tokens"))
         cached = first(map(count, flat)) or 0
-    written = min(count(get(details, "cache_write_tokens")) or 0, prompt)
+    written = min(count(details.get("cache_write_tokens")) or 0, prompt)
     # Seen live: 2590 reasoning tokens in 2567 completion tokens.
-    reasoning = count(get(record.get("completion_tokens_details"), "reasoning_tokens")) or 0
+    reasoning = count(_part(record, "completion_tokens_details").get("reasoning_tokens")) or 0
     return Usage(
         prompt_tokens=prompt,
         completion_tokens=completion,
         cached_tokens=min(cached, prompt - written),
         cache_write_tokens=written,
         reasoning_tokens=min(reasoning, completion),
-        web_searches=count(get(record.get("server_tool_use_details"), "web_search_requests")) or 0,
+        web_searches=count(_part(record, "server_tool_use_details").get("web_search_requests")) or 0,
         cost=amount(record.get("cost")),
-        upstream_cost=amount(get(record.get("cost_details"), "upstream_inference_cost")),
+        upstream_cost=amount(_part(record, "cost_details").get("upstream_inference_cost")),
         is_byok=record.get("is_byok") is True,
     )
+
+
+def _completed(
+    prompt: int | None, completion: int | None, total: int | None
+) -> tuple[int | None, int | None]:
+    """Work out the count that is missing, if the total and the other one are there."""
+    if prompt is None and completion is not None and total is not None:
+        return total - completion, completion
+    if completion is None and prompt is not None and total is not None:
+        return prompt, total - prompt
+    return prompt, completion
+
+
+def _part(record: Json, key: str) -> Json:
+    """Return a part of an object; one without members for what is none."""
+    found = record.get(key)
+    return found if isinstance(found, dict) else _NO_MEMBERS

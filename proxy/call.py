@@ -18,7 +18,7 @@ from proxy.core.values import frozen
 from proxy.health import Health
 from proxy.metering.contract import Meter, Reservation, Settlement, Want
 from proxy.metering.event import is_over_hold
-from proxy.metrics import TOKEN_KINDS, Metrics
+from proxy.metrics import Metrics
 from proxy.reconcile import Reconciler
 from proxy.relay import Relay
 from proxy.request_log import RequestLog
@@ -88,8 +88,12 @@ def observe(metrics: Metrics, api: Api, model: str, reservation: Reservation, se
     series.duration.observe(settlement.total_ms / 1000)
     if settlement.first_token_ms is not None:
         series.first_token.observe(settlement.first_token_ms / 1000)
-    for sum_, kind in zip(series.tokens, TOKEN_KINDS, strict=True):
-        sum_.amount += getattr(tokens, kind)
+    prompt, completion, cached, cache_write, reasoning = series.tokens
+    prompt.amount += tokens.prompt
+    completion.amount += tokens.completion
+    cached.amount += tokens.cached
+    cache_write.amount += tokens.cache_write
+    reasoning.amount += tokens.reasoning
     if charge.cost is None:
         metrics.unpriced.labels(name).inc()
     else:

@@ -121,7 +121,7 @@ def _outcome(settlement: Settlement) -> dict[str, Any]:
     fields = {
         "model": one_line(settlement.model),
         "provider": settlement.provider,
-        "outcome": settlement.outcome.value,
+        "outcome": str(settlement.outcome),
         "prompt_tokens": tokens.prompt,
         "completion_tokens": tokens.completion,
         "cost_usd": None if charge.cost is None else f"{charge.cost:f}",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from functools import lru_cache
 from typing import Any
@@ -16,7 +16,9 @@ from proxy.documents import Outcome
 from proxy.metering.contract import AttemptRecord, Reservation, Settlement
 
 Event = dict[str, Any]
+_MICROSECOND = timedelta(microseconds=1)
 _BIAS = 6176
+_LOW_BITS = 2**64 - 1
 _PRECISION = 28
 """Digits that the decimal context keeps: no amount has more."""
 
@@ -243,7 +245,8 @@ def decimal128(value: Decimal) -> Decimal128:
     if not is_plain or not -_PRECISION <= int(exponent) <= 0:
         return Decimal128(value)
     coefficient = int(value.scaleb(-int(exponent)))
-    return Decimal128.from_bid((coefficient | (int(exponent) + _BIAS) << 113).to_bytes(16, "little"))
+    high, low = coefficient >> 64 | (int(exponent) + _BIAS) << 49, coefficient & _LOW_BITS
+    return Decimal128((high, low))  # type: ignore[arg-type]  # its annotation leaves out what its documentation names
 
 
 def _difference(true: Decimal128 | None, stored: Decimal128 | None) -> Decimal128 | None:
@@ -253,6 +256,7 @@ def _difference(true: Decimal128 | None, stored: Decimal128 | None) -> Decimal12
 
 
 def _milliseconds(moment: datetime) -> datetime:
-    # MongoDB keeps milliseconds; cutting here makes the event in memory equal to the stored one.
+    # MongoDB keeps milliseconds; cutting here makes the event in memory equal to the stored one. `replace` takes five
+    # times as long as a subtraction.
     in_utc = moment if moment.tzinfo is UTC else moment.astimezone(UTC)
-    return in_utc.replace(microsecond=moment.microsecond // 1000 * 1000)
+    return in_utc - _MICROSECOND * (moment.microsecond % 1000)

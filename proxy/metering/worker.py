@@ -97,7 +97,7 @@ class Worker:
         if slice_ is None:
             slice_ = self._group.slices[want.user_id] = Slice(want.user_id, thru=self.journal.end)
         wish = want.wished_output
-        if not slice_.waiting and slice_.covers(rules, holds_of(rules, wish)):
+        if not slice_.waiting and slice_.covers(rules, wish):
             return self._admit(slice_, want, rules, wish)
         waiter = Waiter(want, rules, self._loop.create_future(), self._loop.time() + PATIENCE_SECONDS)
         slice_.waiting.append(waiter)
