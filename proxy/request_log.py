@@ -8,7 +8,7 @@ a key and not the key, so that there is nothing in them to hide.
 from __future__ import annotations
 
 import asyncio
-import secrets
+import os
 import time
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,7 +25,7 @@ CLIENT_LEFT = 499
 
 def new_request_id() -> str:
     """Return an id for a request, as its answer names it."""
-    return f"req_{secrets.token_hex(12)}"
+    return f"req_{os.urandom(12).hex()}"
 
 
 @dataclass(slots=True)

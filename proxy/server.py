@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from asyncio import Transport
 from types import SimpleNamespace
-from typing import cast
+from typing import Any
 
 from sanic import HTTPResponse, Request, Sanic
 from sanic.config import Config
@@ -250,7 +249,8 @@ async def _begin_request(request: Request) -> HTTPResponse | None:
     identity.begin(request, request.app.ctx.request_log, settings.trusted_proxies)
     # Sanic stops reading while a large body waits, and then never sees that the client has left.
     if not request.app.asgi:
-        cast("Transport", request.transport).resume_reading()
+        transport: Any = request.transport
+        transport.resume_reading()
     if request.headers.get("content-encoding", "identity").lower() != "identity":
         raise UnsupportedMedia("Send the body without a content encoding.")
     preflight = cors.answer_preflight(request)

@@ -14,16 +14,25 @@ from proxy.core.networks import Address, Network, read_address
 
 def client_address(peer: str, forwarded: Iterable[str], trusted: Sequence[Network]) -> str:
     """Return who the client is, seen from `peer`, with the values of all `X-Forwarded-For` lines in their order."""
+    if not trusted:
+        return _written(peer)
     address = _parse(peer)
     if address is None:
         return peer
-    hops = [hop for line in forwarded for hop in line.split(",")] if trusted else []
+    hops = [hop for line in forwarded for hop in line.split(",")]
     while hops and any(address in network for network in trusted):
         nearer = _parse(hops.pop())
         if nearer is None:
             break
         address = nearer
     return str(address)
+
+
+@lru_cache(maxsize=4_096)
+def _written(peer: str) -> str:
+    """Write an address in its one form, and what is none as it is."""
+    address = _parse(peer)
+    return peer if address is None else str(address)
 
 
 @lru_cache(maxsize=4_096)  # 6 us for every request otherwise, and a client asks more than once
