@@ -137,20 +137,16 @@ class Slice:
         """Return what nobody had leased or used of a limit when the document was last asked."""
         return self._known_of(rule.counter).remaining
 
-    def left_of(self, rules: Iterable[Rule]) -> dict[str, int]:
-        """Return what is left of each limit beside the holds here, as far as this process knows."""
-        left = {}
-        for rule in rules:
-            known = self.known.get(rule.counter)
-            elsewhere = 0 if known is None or known.remaining < 0 else known.remaining
-            left[rule.counter] = elsewhere + self.available(rule.counter)
-        return left
-
-    def hold(self, amounts: Mapping[str, int], now: float) -> None:
-        """Take a request's amounts."""
+    def hold(self, amounts: Mapping[str, int], now: float) -> dict[str, int]:
+        """Take a request's amounts; return what is left of each limit beside the holds, as far as this process knows."""
         _add(self.held, amounts)
+        left = {}
         for counter in amounts:
-            (self.known.get(counter) or self._known_of(counter)).last_use = now
+            known = self.known.get(counter) or self._known_of(counter)
+            known.last_use = now
+            elsewhere = max(0, known.remaining)
+            left[counter] = elsewhere + self.available(counter)
+        return left
 
     def release(self, amounts: Mapping[str, int], closed: Closed | None) -> None:
         """End a request: its hold goes, what its event uses is spent."""

@@ -198,9 +198,9 @@ class Worker:
         except JournalError as exc:
             log.error("no request is served: the journal is in trouble", cause=str(exc))  # noqa: TRY400
             raise Unavailable("The gateway cannot keep its books; try again later.", retry_after=5) from exc
-        slice_.hold(held, self._loop.time())
+        left = slice_.hold(held, self._loop.time())
         self._open[want.request_id] = (start, slice_)
-        return Reservation(want, rules, held, output // want.choices, slice_.left_of(rules))
+        return Reservation(want, rules, held, output // want.choices, left)
 
     def _close(self, request_id: str, event: Event | None, document: RawBSONDocument | None) -> int:
         """Write the end of a request; should the disk refuse even that, the database is told all the same."""
