@@ -115,7 +115,8 @@ def rules_of(
     prompt, price = demand.prompt_tokens, demand.price
     fixed = slope = 0
     rules = []
-    for rule in _limits_in(int(now.timestamp()) // 60, limits, key_id, key_limits):
+    of_user = (limits.daily_requests, limits.monthly_requests, limits.monthly_tokens)
+    for rule in _limits_in(int(now.timestamp()) // 60, of_user, key_id, key_limits):
         if rule.kind is Kind.TOKENS:
             rules.append(_sized(rule, prompt, 1))
         elif rule.kind is not Kind.COST:
@@ -129,14 +130,18 @@ def rules_of(
 
 @lru_cache(maxsize=_KEPT)
 def _limits_in(
-    minute: int, limits: UserLimits, key_id: str | None, key_limits: KeyLimits | None
+    minute: int, of_user: tuple[int, int, int], key_id: str | None, key_limits: KeyLimits | None
 ) -> tuple[Rule, ...]:
-    """Return the limits in force in a minute since 1970, as rules that hold nothing yet of tokens and money."""
+    """Return the limits in force in a minute since 1970, as rules that hold nothing yet of tokens and money.
+
+    `of_user` are a user's, as bare numbers: a dataclass is hashed and compared in Python.
+    """
     now = datetime.fromtimestamp(60 * minute, UTC)
+    daily_requests, monthly_requests, monthly_tokens = of_user
     found = [
-        _rule(Kind.REQUESTS, Period.DAY, limits.daily_requests, now),
-        _rule(Kind.REQUESTS, Period.MONTH, limits.monthly_requests, now),
-        _rule(Kind.TOKENS, Period.MONTH, limits.monthly_tokens, now),
+        _rule(Kind.REQUESTS, Period.DAY, daily_requests, now),
+        _rule(Kind.REQUESTS, Period.MONTH, monthly_requests, now),
+        _rule(Kind.TOKENS, Period.MONTH, monthly_tokens, now),
     ]
     if key_id is None or key_limits is None:
         return tuple(found)
