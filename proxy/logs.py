@@ -76,18 +76,12 @@ class RequestLogger:
         self._is_terminal = sys.stderr.isatty()
         self._error = _StandardError()
 
-    def debug(self, event: str, **fields: Any) -> None:
-        """Write a line that is seldom worth it."""
-        if self._is_debugging:
-            self._write(event, "debug", fields)
-
-    def info(self, event: str, **fields: Any) -> None:
-        """Write a line."""
-        self._write(event, "info", fields)
-
-    def _write(self, event: str, level: str, fields: dict[str, Any]) -> None:
-        moment = datetime.now(UTC)
-        fields |= {"event": event, "level": level, "timestamp": moment}
+    def write(self, fields: dict[str, Any], *, is_quiet: bool) -> None:
+        """Write a line of these, which become the logger's; one that `is_quiet` is seldom worth it."""
+        if is_quiet and not self._is_debugging:
+            return
+        level, moment = "debug" if is_quiet else "info", datetime.now(UTC)
+        fields |= {"event": "request", "level": level, "timestamp": moment}
         if self._is_terminal:
             fields["timestamp"] = moment.isoformat().replace("+00:00", "Z")
             self._error.write(_as_bytes(None, level, tame(None, level, fields)) + b"\n")

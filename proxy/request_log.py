@@ -105,15 +105,14 @@ class RequestLog:
         del self._open[line.request]
         if self._logger is not None:
             is_quiet = line.route in QUIET and line.status in (200, None)
-            emit = self._logger.debug if is_quiet else self._logger.info
-            emit(
-                "request",
-                request=line.request,
-                method=line.method,
-                route=line.route,
-                status=line.status,
+            fields = {
+                "request": line.request,
+                "method": line.method,
+                "route": line.route,
+                "status": line.status,
                 **line.fields,
-            )
+            }
+            self._logger.write(fields, is_quiet=is_quiet)
 
 
 def _outcome(settlement: Settlement) -> dict[str, Any]:
