@@ -9,6 +9,7 @@ from pathlib import Path
 import certifi
 import pytest
 
+from proxy import security
 from proxy.mongod import embedded_mongod
 from proxy.settings import Settings
 from tests.databases import Databases
@@ -34,6 +35,24 @@ def _one_certificate(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SSL_CERT_FILE", str(bundle))
         yield
+
+
+_PASSWORDS = security._passwords
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _cheap_passwords() -> Iterator[None]:
+    """Hash passwords as always, but with hardly any work: one costs a third of a second of CPU in production."""
+    with pytest.MonkeyPatch.context() as patch:
+        cheap = _PASSWORDS.copy(argon2__memory_cost=64, argon2__time_cost=1, argon2__parallelism=1)
+        patch.setattr(security, "_passwords", cheap)
+        yield
+
+
+@pytest.fixture
+def production_passwords(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hash passwords with all the work that they cost in production."""
+    monkeypatch.setattr(security, "_passwords", _PASSWORDS)
 
 
 @pytest.fixture(scope="session")
