@@ -13,6 +13,8 @@ from proxy import security
 from proxy.mongod import embedded_mongod
 from proxy.settings import Settings
 from tests.databases import Databases
+from tests.nursery import Nursery
+from tests.server_process import Starter, environment
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -83,6 +85,22 @@ def bare_mongodb_uri(databases: Databases, mongodb_uri: str) -> str:
     """Return the URI of a database in which there is nothing, no collection and no index."""
     databases.drop(mongodb_uri)
     return mongodb_uri
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _nursery() -> Iterator[None]:
+    """Fork processes of the gateway from one that has imported it: the import is most of what they cost."""
+    with pytest.MonkeyPatch.context() as patch:
+        nursery = Nursery(environment())
+        patch.setattr(Starter, "nursery", nursery)
+        yield
+    nursery.close()
+
+
+@pytest.fixture
+def from_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Start processes of the gateway as its operator does, with an interpreter of their own."""
+    monkeypatch.setattr(Starter, "nursery", None)
 
 
 @pytest.fixture
