@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import sanic
@@ -16,7 +15,9 @@ class Blueprint(sanic.Blueprint):
     a route of its own, which Sanic would make, takes as long to make as the first.
     """
 
-    def route(self, *args: Any, methods: Iterable[str] = ("GET",), **options: Any) -> Any:
+    def route(self, *args: Any, **options: Any) -> Any:
         """Add an endpoint; `get`, `post` and the like come here too."""
-        wanted = frozenset(methods) | ({"HEAD"} if "GET" in methods else frozenset())
-        return super().route(*args, methods=wanted, **{**options, "error_format": "json"})
+        methods = frozenset(options.pop("methods", None) or {"GET"})
+        if "GET" in methods:
+            methods |= {"HEAD"}
+        return super().route(*args, **{**options, "methods": methods, "error_format": "json"})
