@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import gc
+import sys
 from collections.abc import Iterator
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import certifi
 import pytest
 
+from plugins import registry
 from proxy import security
 from proxy.mongod import embedded_mongod
 from proxy.settings import Settings
@@ -55,6 +59,15 @@ def _cheap_passwords() -> Iterator[None]:
 def production_passwords(monkeypatch: pytest.MonkeyPatch) -> None:
     """Hash passwords with all the work that they cost in production."""
     monkeypatch.setattr(security, "_passwords", _PASSWORDS)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _known_plugins() -> Iterator[None]:
+    """Look for plugins once in each search path: what is installed in it does not change."""
+    found = functools.cache(lambda _path, group: entry_points(group=group))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(registry, "entry_points", lambda group: found(tuple(sys.path), group))
+        yield
 
 
 @pytest.fixture(scope="session")
