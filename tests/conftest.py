@@ -13,7 +13,7 @@ import certifi
 import pytest
 
 from plugins import registry
-from proxy import security
+from proxy import database, security
 from proxy.mongod import embedded_mongod
 from proxy.settings import Settings
 from tests.databases import Databases
@@ -43,7 +43,7 @@ def _one_certificate(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
         yield
 
 
-_PASSWORDS = security._passwords
+_PASSWORDS, _DATABASE_MS = security._passwords, database.OPERATION_TIMEOUT_MS
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -59,6 +59,20 @@ def _cheap_passwords() -> Iterator[None]:
 def production_passwords(monkeypatch: pytest.MonkeyPatch) -> None:
     """Hash passwords with all the work that they cost in production."""
     monkeypatch.setattr(security, "_passwords", _PASSWORDS)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _patience_with_the_database() -> Iterator[None]:
+    """Let nothing fail for want of a core: a hundred requests at once may take longer than production waits."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(database, "OPERATION_TIMEOUT_MS", 10 * _DATABASE_MS)
+        yield
+
+
+@pytest.fixture
+def production_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wait for the database as long as in production, and no longer."""
+    monkeypatch.setattr(database, "OPERATION_TIMEOUT_MS", _DATABASE_MS)
 
 
 @pytest.fixture(scope="session", autouse=True)
