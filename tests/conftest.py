@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import gc
+import itertools
+import os
 import sys
 from collections.abc import Iterator
 from importlib.metadata import entry_points
@@ -145,6 +147,35 @@ def _remains() -> Iterator[None]:
     yield
     gc.collect()
     gc.freeze()
+
+
+LONG_WAITS = (
+    "tests/test_process.py",
+    "tests/proxy/test_mongod.py",
+    "tests/torture/test_trials.py",
+    "tests/proxy/test_workers.py",
+    "tests/proxy/metering/test_ledger_rules.py",
+    "tests/proxy/test_doctor.py",
+)
+"""Files whose tests take long, or wait long, the longest first."""
+
+
+@pytest.hookimpl(trylast=True)  # after the choice by marks
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let each process of pytest-xdist begin with a share of what takes long, so that nothing of that is last.
+
+    Each begins with as many tests, as they stand in the list; who is ready early takes over what another has left.
+    """
+    count = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    shares: list[list[pytest.Item]] = [[] for _ in range(count)]
+    for number, path in enumerate(LONG_WAITS):
+        shares[number % count] += [item for item in items if item.nodeid.partition("::")[0] == path]
+    others = [item for item in items if item.nodeid.partition("::")[0] not in LONG_WAITS]
+    for at, share in enumerate(shares):
+        room = max(0, len(items) // count - len(share)) if at < count - 1 else len(others)
+        share.extend(others[:room])
+        del others[:room]
+    items[:] = itertools.chain.from_iterable(shares)
 
 
 def pytest_collection_finish() -> None:
