@@ -16,7 +16,8 @@ import orjson
 
 from plugins.bodies import CAP_FIELDS
 from plugins.contract import Api, Json, ModelInfo, Price, UpstreamRequest
-from plugins.openai_compatible import OpenAICompatible, count, get, text
+from plugins.openai_compatible import OpenAICompatible
+from plugins.reading import count, get, text
 
 MODEL = "demo/echo"
 CREATED = 1_767_225_600

@@ -23,7 +23,8 @@ from plugins.contract import (
     UpstreamRequest,
     Usage,
 )
-from plugins.openai_compatible import OpenAICompatible, amount, count, get, seconds, text
+from plugins.openai_compatible import OpenAICompatible, seconds
+from plugins.reading import amount, count, get, text
 
 # OpenRouter's words about routing; here the routing is in the id's suffix.
 FOREIGN_FIELDS = ("models", "provider", "plugins", "route", "transforms")

@@ -7,14 +7,14 @@ A plugin for a dialect of this API is a subclass that overrides what differs.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from decimal import Decimal, InvalidOperation
-from typing import Any, ClassVar, TypeVar
+from decimal import Decimal
+from typing import Any, ClassVar
 
 import orjson
 
-from plugins.bodies import CAP_FIELDS, PATHS, chat_body, headers_of, plain_body
+from plugins.bodies import CAP_FIELDS, HEADERS, PATHS, chat_body, plain_body
 from plugins.contract import (
     Api,
     ApiCall,
@@ -29,18 +29,11 @@ from plugins.contract import (
     UpstreamRequest,
     Usage,
 )
-
-T = TypeVar("T")
+from plugins.reading import amount, count, first, get, text, texts, usage
 
 OPTIONS = frozenset({"prices", "max_tokens_field", "apis"})
 CONTEXT_FIELDS = ("context_length", "max_model_len", "context_window", "max_context_length")
 PRICE_FIELDS = frozenset(each.name for each in fields(Price)) - {"discount", "overrides"}
-COUNT_FIELDS = ("prompt_tokens", "completion_tokens", "total_tokens")
-NOTHING, MOST_USD = Decimal(0), Decimal(1_000_000)
-LEAST_EXPONENT = -18
-# The precision of Python's decimal context: arithmetic on an amount with more digits would round silently.
-MOST_DIGITS = 28
-MOST_TOKENS = 10**10
 LONGEST_WAIT = 30 * 86_400
 LONGEST_MESSAGE = 500
 LONGEST_ID = 256
@@ -115,7 +108,7 @@ class OpenAICompatible:
 
     def api_request(self, call: ApiCall, api_key: str | None) -> UpstreamRequest:
         """Describe the POST of a request."""
-        headers = {**self.headers(api_key), **headers_of(call.api)}
+        headers = self.headers(api_key) | HEADERS[call.api]
         return UpstreamRequest("POST", PATHS[call.api], headers, orjson.dumps(self.body(call)))
 
     def translator(self, call: ApiCall) -> Translator | None:  # noqa: ARG002 - the contract's signature
@@ -124,7 +117,10 @@ class OpenAICompatible:
 
     def headers(self, api_key: str | None) -> dict[str, str]:
         """List the headers that every request carries."""
-        return {"Accept-Encoding": "identity"} | ({"Authorization": f"Bearer {api_key}"} if api_key else {})
+        headers = {"Accept-Encoding": "identity"}
+        if api_key:
+            headers["Authorization"] = f"Bearer {api_key}"
+        return headers
 
     def body(self, call: ApiCall) -> Json:
         """Write the caller's body with our model, cap and demand for usage in it."""
@@ -134,8 +130,11 @@ class OpenAICompatible:
 
     def cap_field(self, body: Mapping[str, Any]) -> str:
         """Choose the field that carries a chat's cap: the caller's own, or the configured one where he has none."""
+        for each in CAP_FIELDS:
+            if body.get(each) is not None:
+                return each
         default: str = self.options.extra.get("max_tokens_field", "max_tokens")
-        return next((each for each in CAP_FIELDS if body.get(each) is not None), default)
+        return default
 
     def read_models(self, body: bytes) -> Sequence[ModelInfo]:
         """Read a model list; entries that make no sense are left out, and a configured price wins."""
@@ -177,20 +176,32 @@ class OpenAICompatible:
 
     def read_usage(self, frame: Json) -> Usage | None:
         """Find the usage record at the top, under Groq's `x_groq`, or in a choice (Moonshot)."""
-        for holder in (frame, get(frame, "x_groq"), *choices(frame)):
-            if (record := get(holder, "usage")) and (found := usage(record)):
+        if not isinstance(frame, dict):
+            return None
+        if (record := frame.get("usage")) and (found := usage(record)):
+            return found
+        for holder in (frame.get("x_groq"), *choices(frame)):
+            if isinstance(holder, dict) and (record := holder.get("usage")) and (found := usage(record)):
                 return found
         return None
 
     def read_error(self, frame: Json) -> Failure | None:
         """Find an error at the top or in a choice, or an answer that ended with one and says no more."""
-        for holder in (frame, *choices(frame)):
-            if error := get(holder, "error"):
-                return failure(error, None, {}, "the provider reported an error")
-        if not (ended := [each for each in choices(frame) if get(each, "finish_reason") == "error"]):
+        if not isinstance(frame, dict):
+            return None
+        if error := frame.get("error"):
+            return _reported(error)
+        ended = None
+        for choice in choices(frame):
+            if isinstance(choice, dict):
+                if error := choice.get("error"):
+                    return _reported(error)
+                if ended is None and choice.get("finish_reason") == "error":
+                    ended = choice
+        if ended is None:
             return None
         # Gemini's MALFORMED_FUNCTION_CALL arrives like this (captured from OpenRouter).
-        reason = clean(text(get(ended[0], "native_finish_reason"))) or "an error"
+        reason = clean(text(ended.get("native_finish_reason"))) or "an error"
         return Failure(FailureKind.PROVIDER, f"the provider ended the answer with {reason}", 502)
 
     def read_failure(self, status: int, headers: Mapping[str, str], body: bytes) -> Failure:
@@ -226,29 +237,10 @@ def _configured_price(model: str, given: object) -> Price:
     return replace(Price(amounts["prompt"], amounts["completion"]), **amounts, overrides=())
 
 
-def get(holder: object, key: str) -> Any:
-    """Return a member of what may be an object."""
-    return holder.get(key) if isinstance(holder, dict) else None
-
-
-def text(value: object) -> str:
-    """Return a text, or nothing for what is none."""
-    return value if isinstance(value, str) else ""
-
-
-def texts(value: object) -> tuple[str, ...]:
-    """Return the texts in what may be a list."""
-    return tuple(each for each in value if isinstance(each, str)) if isinstance(value, list) else ()
-
-
 def choices(frame: object) -> list[Any]:
     """Return the choices of what may be a chunk or an answer."""
-    found = get(frame, "choices")
+    found = frame.get("choices") if isinstance(frame, dict) else None
     return found if isinstance(found, list) else []
-
-
-def _first(found: Iterable[T | None]) -> T | None:
-    return next((each for each in found if each is not None), None)
 
 
 def is_model(entry: object) -> bool:
@@ -257,57 +249,8 @@ def is_model(entry: object) -> bool:
     return 0 < len(name.strip()) <= len(name) <= LONGEST_ID and name.isprintable()
 
 
-def count(value: object) -> int | None:
-    """Read a number of tokens, or return `None` for what cannot be one."""
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    if isinstance(value, bool) or not isinstance(value, int):
-        return None
-    return value if 0 <= value <= MOST_TOKENS else None
-
-
-def amount(value: object) -> Decimal | None:
-    """Read USD to the last digit, or return `None` for what cannot be an amount."""
-    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
-        return None
-    try:
-        # The repr of a float is the shortest text that reads back the same: the provider's own digits.
-        read = Decimal(repr(value) if isinstance(value, float) else value)
-    except InvalidOperation:
-        return None
-    if not read.is_finite() or not NOTHING <= read <= MOST_USD:
-        return None
-    is_short = isinstance(value, float) or len(read.as_tuple().digits) <= MOST_DIGITS
-    return (read if is_short and read.adjusted() >= LEAST_EXPONENT else None) if read else NOTHING
-
-
-def usage(record: object) -> Usage | None:
-    """Read a usage record, with parts clamped to their wholes; one that lacks a count is none."""
-    prompt, completion, total = (count(get(record, each)) for each in COUNT_FIELDS)
-    if prompt is None and completion is not None and total is not None:
-        prompt = total - completion
-    if completion is None and prompt is not None and total is not None:
-        completion = total - prompt
-    if prompt is None or completion is None or min(prompt, completion) < 0:
-        return None
-    details = get(record, "prompt_tokens_details")
-    # Featherless writes cached_tokens flat, DeepSeek prompt_cache_hit_tokens.
-    flat = (get(record, each) for each in ("cached_tokens", "prompt_cache_hit_tokens"))
-    cached = _first(map(count, (get(details, "cached_tokens"), *flat))) or 0
-    written = min(count(get(details, "cache_write_tokens")) or 0, prompt)
-    # Seen live: 2590 reasoning tokens in 2567 completion tokens.
-    reasoning = count(get(get(record, "completion_tokens_details"), "reasoning_tokens")) or 0
-    return Usage(
-        prompt_tokens=prompt,
-        completion_tokens=completion,
-        cached_tokens=min(cached, prompt - written),
-        cache_write_tokens=written,
-        reasoning_tokens=min(reasoning, completion),
-        web_searches=count(get(get(record, "server_tool_use_details"), "web_search_requests")) or 0,
-        cost=amount(get(record, "cost")),
-        upstream_cost=amount(get(get(record, "cost_details"), "upstream_inference_cost")),
-        is_byok=get(record, "is_byok") is True,
-    )
+def _reported(error: object) -> Failure:
+    return failure(error, None, {}, "the provider reported an error")
 
 
 def complaint(body: bytes) -> object:
@@ -390,7 +333,7 @@ def _wait(error: object, headers: Mapping[str, str]) -> float | None:
     metadata = get(error, "metadata")
     relayed = (get(get(metadata, "headers"), each) for each in ("Retry-After", "retry-after"))
     stated = (get(metadata, "retry_after_seconds"), get(get(error, "availability"), "retry_after"))
-    return _first(map(seconds, (headers.get("retry-after"), *relayed, *stated)))
+    return first(map(seconds, (headers.get("retry-after"), *relayed, *stated)))
 
 
 def seconds(value: object) -> float | None:

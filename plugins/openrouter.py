@@ -26,7 +26,8 @@ from plugins.contract import (
     UpstreamRequest,
     Usage,
 )
-from plugins.openai_compatible import OpenAICompatible, amount, clean, complaint, count, get, said, text
+from plugins.openai_compatible import OpenAICompatible, clean, complaint, said
+from plugins.reading import amount, count, get, text
 
 # They steer the routing and share the record of the id without them. `:free` is a record of its own.
 ROUTING_SUFFIXES = frozenset({"nitro", "floor", "thinking", "extended", "online", "exacto"})
@@ -64,8 +65,12 @@ class OpenRouter(OpenAICompatible):
 
     def headers(self, api_key: str | None) -> dict[str, str]:
         """Add the application's name, which OpenRouter shows in its rankings."""
-        attribution = {"HTTP-Referer": self.options.app_url, "X-OpenRouter-Title": self.options.app_title}
-        return super().headers(api_key) | {name: value for name, value in attribution.items() if value}
+        headers = super().headers(api_key)
+        if self.options.app_url:
+            headers["HTTP-Referer"] = self.options.app_url
+        if self.options.app_title:
+            headers["X-OpenRouter-Title"] = self.options.app_title
+        return headers
 
     def models_request(self, api_key: str | None) -> UpstreamRequest:
         """Ask for the embedding models too, which the list leaves out unasked."""

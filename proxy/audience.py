@@ -35,6 +35,21 @@ class Audience:
         """Send a piece, the headers first, waiting for a slow reader; take note if the client has left."""
         await self._send(data, self._client.send)
 
+    def send_now(self, data: bytes) -> bool:
+        """Send a piece if there is nothing to wait for, and say so; to a client that has left, there never is."""
+        if self.is_gone:
+            return True
+        if not self.has_started or self.is_slow:
+            return False
+        try:
+            is_sent = self._client.send_now(data)
+        except ClientGone:
+            self.is_gone = True
+            return True
+        if is_sent:
+            self._last_sent = self._loop.time()
+        return is_sent
+
     async def finish(self, data: bytes) -> None:
         """Send the last piece likewise."""
         await self._send(data, self._client.finish)

@@ -18,7 +18,7 @@ from proxy.core.values import frozen
 from proxy.health import Health
 from proxy.metering.contract import Meter, Reservation, Settlement, Want
 from proxy.metering.event import is_over_hold
-from proxy.metrics import TOKEN_KINDS, Metrics
+from proxy.metrics import Metrics
 from proxy.reconcile import Reconciler
 from proxy.relay import Relay
 from proxy.request_log import RequestLog
@@ -36,6 +36,9 @@ class Client(Protocol):
 
     async def send(self, data: bytes) -> None:
         """Send a piece at once, waiting for a slow reader; raise `ClientGone`."""
+
+    def send_now(self, data: bytes) -> bool:
+        """Send a piece if there is nothing to wait for, and say so; raise `ClientGone`."""
 
     async def finish(self, data: bytes) -> None:
         """Send the last piece, and with it that it is the last; raise `ClientGone`."""
@@ -80,18 +83,21 @@ def observe(metrics: Metrics, api: Api, model: str, reservation: Reservation, se
     name = settlement.provider
     tokens, charge = settlement.bill.tokens, settlement.bill.charge
     series = metrics.of_call(api, name, model, settlement.outcome)
-    series.requests.inc()
-    series.of_api.inc()
+    series.requests.amount += 1
+    series.of_api.amount += 1
     series.duration.observe(settlement.total_ms / 1000)
     if settlement.first_token_ms is not None:
         series.first_token.observe(settlement.first_token_ms / 1000)
-    for counter, kind in zip(series.tokens, TOKEN_KINDS, strict=True):
-        if count := getattr(tokens, kind):
-            counter.inc(count)
+    prompt, completion, cached, cache_write, reasoning = series.tokens
+    prompt.amount += tokens.prompt
+    completion.amount += tokens.completion
+    cached.amount += tokens.cached
+    cache_write.amount += tokens.cache_write
+    reasoning.amount += tokens.reasoning
     if charge.cost is None:
         metrics.unpriced.labels(name).inc()
     else:
-        series.cost.inc(float(charge.cost))
+        series.cost.amount += float(charge.cost)
     cost_pico = 0 if charge.cost is None else to_pico(charge.cost)
     used = used_of(reservation.held, settlement.bill, counts_as_request=True, cost_pico=cost_pico)
     if is_over_hold(reservation, used):

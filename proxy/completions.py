@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterable, Sequence
 from datetime import datetime
 from functools import partial
 
 from proxy.auth import Caller
 from proxy.call import Answer, Client, Plan, Services
 from proxy.catalog import Catalog
-from proxy.core import limits, pricing, routing
+from proxy.core import limits
 from proxy.core.api import ApiRequest
-from proxy.core.routing import Target, unpriced
+from proxy.core.routing import Way, Ways, unpriced
 from proxy.core.rules import Demand
 from proxy.core.values import frozen
 from proxy.documents import Outcome
@@ -52,6 +51,7 @@ class Completions:
         """Serve with these."""
         self._services = services
         self._catalog = catalog
+        self._ways = Ways(catalog.current)
         self._bounds = bounds
         self._keep_alive_seconds = keep_alive_seconds
         self._running: dict[asyncio.Task[Answer], Exchange] = {}
@@ -87,14 +87,17 @@ class Completions:
         exchange = Exchange(self._plan(call), client, self._services)
         task = asyncio.create_task(exchange.run())
         self._running[task] = exchange
-        self._services.metrics.in_flight.inc()
+        self._services.metrics.running.amount += 1
         self._services.request_log.call_begun(call.request_id)
-        task.add_done_callback(partial(self._forget, call))
+        # Waiting for the task itself would cancel it with us, and `asyncio.shield` takes three times the calls.
+        has_ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        task.add_done_callback(partial(self._forget, call, has_ended))
         try:
-            return await asyncio.shield(task)
+            await has_ended
         except asyncio.CancelledError:
             exchange.client_left()
             raise
+        return task.result()
 
     async def settled(self, request_id: str | None = None) -> None:
         """Wait until every call that has ended is settled, or one of them."""
@@ -127,9 +130,11 @@ class Completions:
         if self._ticker is not None:
             self._ticker.cancel()
 
-    def _forget(self, call: Call, task: asyncio.Task[Answer]) -> None:
+    def _forget(self, call: Call, has_ended: asyncio.Future[None], task: asyncio.Task[Answer]) -> None:
+        if not has_ended.done():
+            has_ended.set_result(None)
         exchange = self._running.pop(task)
-        self._services.metrics.in_flight.dec()
+        self._services.metrics.running.amount -= 1
         self._services.request_log.call_ended(call.request_id, call.caller.user_id, exchange.settlement)
         if not task.cancelled():
             task.exception()  # whoever still waits has it; a client that left must not leave a warning behind
@@ -139,6 +144,7 @@ class Completions:
         while True:
             await asyncio.sleep(tick)
             self._services.health.report_keys()
+            self._services.metrics.flush()
             for exchange in list(self._running.values()):
                 with contextlib.suppress(TimeoutError):
                     # A reader that is too slow even for a comment must not keep the others waiting.
@@ -147,18 +153,17 @@ class Completions:
 
     def _plan(self, call: Call) -> Plan:
         """Decide all that needs no waiting: where the call may go, and what has to be held for it."""
-        caller = call.caller
-        targets = routing.route(call.asked, self._catalog.current, caller.role, caller.allowed_models)
-        return Plan(call.asked, tuple(targets), self._want(call, targets), caller.on_disconnect)
+        caller, ways = call.caller, self._ways
+        if ways.catalogue is not self._catalog.current:
+            ways = self._ways = Ways(self._catalog.current)
+        way = ways.find(call.asked, caller.role, caller.allowed_models)
+        return Plan(call.asked, way.targets, self._want(call, way), caller.on_disconnect)
 
-    def _want(self, call: Call, targets: Sequence[Target]) -> Want:
-        asked, media = call.asked, self._bounds.media
-        context = _largest(target.entry.info.context_length for target in targets)
-        prices = [target.entry.dearest for target in targets]
-        price = prices[0] if len(prices) == 1 else pricing.dearest(prices)
-        if price is None and call.caller.key_limits is not None and call.caller.key_limits.has_budget:
+    def _want(self, call: Call, way: Way) -> Want:
+        asked, media, context = call.asked, self._bounds.media, way.context_length
+        key_limits, first = call.caller.key_limits, way.targets[0]
+        if way.price is None and key_limits is not None and key_limits.has_budget:
             raise unpriced(asked.model)
-        most = _largest(target.entry.info.max_output_tokens for target in targets)
         return Want(
             request_id=call.request_id,
             user_id=call.caller.user_id,
@@ -166,23 +171,15 @@ class Completions:
             session_id=call.session_id,
             at=call.at,
             limits=call.caller.limits,
-            key_limits=call.caller.key_limits,
-            demand=Demand(limits.prompt_bound(asked, context, media), price),
+            key_limits=key_limits,
+            demand=Demand(limits.prompt_bound(asked, context, media), way.price),
             prompt_estimate=limits.prompt_estimate(asked, context, media),
-            output_tokens=limits.output_wish(asked, most, self._bounds.default_output_tokens),
+            output_tokens=limits.output_wish(
+                asked, way.max_output_tokens, self._bounds.default_output_tokens
+            ),
             choices=asked.choices,
             requested_model=asked.model,
-            provider=targets[0].entry.provider,
-            model=targets[0].model,
+            provider=first.entry.provider,
+            model=first.model,
             stream=asked.stream,
         )
-
-
-def _largest(values: Iterable[int | None]) -> int | None:
-    """Return the largest value, or `None` if one is unknown and so may be larger."""
-    known = []
-    for value in values:
-        if value is None:
-            return None
-        known.append(value)
-    return max(known, default=None)

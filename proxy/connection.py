@@ -8,7 +8,7 @@ nothing came after it and all of the request had been sent.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Protocol, cast
 
 import httptools
@@ -58,7 +58,8 @@ class Body(httpx.AsyncByteStream):
         self._size = 0
         self._is_wanted = True
         self._failure: httpx.TransportError | None = None
-        self._waiter: asyncio.Future[None] | None = None
+        self._waiter: asyncio.Future[bool] | None = None
+        self._take: Callable[[bytes], bool] | None = None
 
     @property
     def is_full(self) -> bool:
@@ -78,9 +79,15 @@ class Body(httpx.AsyncByteStream):
         self.wake()
 
     def wake(self) -> None:
-        """Let who waits look at what has arrived."""
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        """Let who waits look at what has arrived; or do for him what he would do with it."""
+        if self._waiter is None or self._waiter.done():
+            return
+        is_enough = False
+        if self._take is not None:
+            is_enough = bool(self._pieces) and self._take(self._pop())
+            if not is_enough and self._connection is not None:
+                return
+        self._waiter.set_result(is_enough)
 
     async def head(self) -> None:
         """Wait until `status` and `headers` have arrived."""
@@ -97,10 +104,24 @@ class Body(httpx.AsyncByteStream):
             if self._connection is None and self._failure is None:
                 raise StopAsyncIteration
             await self._news()
-        pieces, self._pieces, self._size = self._pieces, [], 0
-        if self._connection is not None:
-            self._connection.read_on()
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        return self._pop()
+
+    async def pour(self, take: Callable[[bytes], bool]) -> bool:
+        """Give what arrives to `take`, until that says it is enough, or the body ends; say whether it was enough.
+
+        It is called from where the bytes arrive: waking a task for each piece doubled what a streamed chunk costs.
+        """
+        while True:
+            if self._pieces and take(self._pop()):
+                return True
+            if self._connection is None and self._failure is None:
+                return False
+            self._take = take
+            try:
+                if await self._news():
+                    return True
+            finally:
+                self._take = None
 
     async def aclose(self) -> None:
         """Close the connection, unless all has arrived: then it went back to the pool by itself."""
@@ -126,12 +147,18 @@ class Body(httpx.AsyncByteStream):
         if self._connection is not None:
             self._connection.close()
 
-    async def _news(self) -> None:
+    def _pop(self) -> bytes:
+        pieces, self._pieces, self._size = self._pieces, [], 0
+        if self._connection is not None:
+            self._connection.read_on()
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    async def _news(self) -> bool:
         if self._failure is not None:
             raise self._failure
         self._waiter = asyncio.get_running_loop().create_future()
         try:
-            await self._waiter
+            return await self._waiter
         finally:
             self._waiter = None
 

@@ -12,13 +12,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import structlog
-from prometheus_client import Counter
 
 from plugins.contract import Failure, FailureKind
 from proxy.core.breaker import Breaker, BreakerPolicy, State
 from proxy.core.retries import RetryBudget, RetryPolicy, is_of_the_key
 from proxy.core.routing import Target
-from proxy.metrics import Metrics
+from proxy.metrics import Metrics, TargetSeries
 from proxy.relay import Endpoint
 from proxy.routes import Resilience, SetAside
 
@@ -51,19 +50,10 @@ class Standing:
         self.name = name
         self.model = model
         self.breaker = Breaker(policy)
-        self.duration = metrics.upstream_duration.labels(name, model)
-        self.first_token = metrics.upstream_first_token.labels(name, model)
+        self.series = TargetSeries(metrics, name, model)
         self._metrics = metrics
-        self._attempts: dict[str, Counter] = {}
         self._shown = State.CLOSED
         metrics.breaker_state.labels(name, model).set(_STATES[State.CLOSED])
-
-    def attempts(self, outcome: str) -> Counter:
-        """Return the series of the attempts that ended so."""
-        found = self._attempts.get(outcome)
-        if found is None:
-            found = self._attempts[outcome] = self._metrics.attempts.labels(self.name, self.model, outcome)
-        return found
 
     def report(self) -> None:
         """Tell the operator if the breaker has changed its state."""
@@ -157,7 +147,7 @@ class Admission:
     def has_begun(self) -> None:
         """Take note of the first piece of an answer: a probe has succeeded, however long its stream goes on."""
         now, breaker = self._loop.time(), self._standing.breaker
-        self._standing.first_token.observe(now - self._began)
+        self._standing.series.first_token.observe(now - self._began)
         if breaker.state is State.HALF_OPEN:
             breaker.succeeded(self._ticket, now)
             self._standing.report()
@@ -166,8 +156,7 @@ class Admission:
         """Take note of how the attempt ended: served, with a failure, or (neither) broken off by us."""
         now, breaker = self._loop.time(), self._standing.breaker
         outcome = str(failure.kind) if failure else "served" if is_served else "broken_off"
-        self._standing.attempts(outcome).inc()
-        self._standing.duration.observe(now - self._began)
+        self._standing.series.ended(outcome, now - self._began)
         self._judge_key(failure, now, is_served=is_served)
         if is_served or (failure is not None and failure.kind in _WELL):
             breaker.succeeded(self._ticket, now)

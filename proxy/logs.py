@@ -6,7 +6,6 @@ configuration and of everything that looks like a key or a token. What libraries
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import re
 import sys
@@ -23,6 +22,7 @@ HIDDEN = "[hidden]"
 Fields = MutableMapping[str, Any]
 Processor = Callable[[Any, str, Fields], Fields]
 
+_LINE = orjson.OPT_APPEND_NEWLINE | orjson.OPT_UTC_Z
 _SMALL = 2**53
 _PLAIN = (bool, float, type(None))
 _SHORTEST_SECRET = 6
@@ -86,13 +86,13 @@ class RequestLogger:
         self._write(event, "info", fields)
 
     def _write(self, event: str, level: str, fields: dict[str, Any]) -> None:
-        moment = datetime.now(UTC).isoformat().replace("+00:00", "Z")
+        moment = datetime.now(UTC)
         fields |= {"event": event, "level": level, "timestamp": moment}
         if self._is_terminal:
-            line = _as_bytes(None, level, tame(None, level, fields))
+            fields["timestamp"] = moment.isoformat().replace("+00:00", "Z")
+            self._error.write(_as_bytes(None, level, tame(None, level, fields)) + b"\n")
         else:
-            line = orjson.dumps(fields)
-        self._error.write(line + b"\n")
+            self._error.write(orjson.dumps(fields, option=_LINE))
 
 
 def request_logger(level: str) -> RequestLogger | None:
@@ -105,10 +105,12 @@ class _StandardError:
     """Where lines go, wherever that is by now; nothing ends because nobody reads its log any more."""
 
     def write(self, line: bytes | str) -> None:
-        with contextlib.suppress(OSError, ValueError):  # broken, or closed
+        try:
             stream = sys.stderr.buffer
             stream.write(line if isinstance(line, bytes) else line.encode(errors="backslashreplace"))
             stream.flush()
+        except (OSError, ValueError):  # broken, or closed
+            return
 
     def flush(self) -> None:
         """Do nothing: every line is passed on at once."""

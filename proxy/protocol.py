@@ -13,10 +13,8 @@ from __future__ import annotations
 
 import asyncio
 import re
-import secrets
 from contextlib import suppress
 from typing import Any
-from typing import Protocol as Interface
 
 from sanic import Request
 from sanic.exceptions import (
@@ -33,10 +31,11 @@ from sanic.http import Http, Stage
 from sanic.http.http1 import HTTP_CONTINUE
 from sanic.server import HttpProtocol
 
-from proxy.bounds import Bounds
 from proxy.core import heads
+from proxy.door import Door
 from proxy.errors import Unavailable
 from proxy.handlers.headers import HotResponse
+from proxy.request_log import new_request_id
 
 TICK_SECONDS = 1.0
 LINGER_SECONDS = 2.0
@@ -48,44 +47,6 @@ _LONGEST_CHUNK_HEAD = 256
 _CHUNK_HEAD = re.compile(rb"\r\n[0-9A-Fa-f]{1,15}(?:[ \t]*;[\t -~\x80-\xff]*)?\r\n")
 _VERSIONS = frozenset({"HTTP/1.0", "HTTP/1.1"})
 _ALWAYS_SERVED = frozenset({"/health", "/health/ready", "/metrics"})
-
-
-class Room(Interface):
-    """What only so many can have at once."""
-
-    @property
-    def is_full(self) -> bool:
-        """Say whether that many have it."""
-        ...
-
-
-class Door:
-    """What all connections of a server have in common: whether it still takes new work, and their bounds."""
-
-    def __init__(self, bounds: Bounds, *, chat_body_bytes: int, answer_seconds: float) -> None:
-        """Open the door; `answer_seconds` is what the most patient answer may take."""
-        self.bounds = bounds
-        self.chat_body_bytes = chat_body_bytes
-        self.least_body_bytes = min(chat_body_bytes, bounds.body_bytes)
-        self.answer_seconds = answer_seconds
-        self.is_draining = False
-        self._calls: frozenset[str] = frozenset()
-        self._room: Room | None = None
-
-    def guard(self, calls: frozenset[str], room: Room) -> None:
-        """Refuse what is posted to these paths for as long as there is no room for it."""
-        self._calls = calls
-        self._room = room
-
-    def is_full_for(self, request: Request) -> bool:
-        """Say whether a request has no chance, by its head alone."""
-        room = self._room
-        return room is not None and room.is_full and request.path in self._calls and request.method == "POST"
-
-
-def new_request_id() -> str:
-    """Return an id for a request, as its answer names it."""
-    return f"req_{secrets.token_hex(12)}"
 
 
 class StrictHttp(Http):
@@ -233,6 +194,14 @@ class StrictHttp(Http):
         await self._send(head + data)
         self.stage = Stage.IDLE if is_whole else Stage.RESPONSE
 
+    def send_now(self, data: bytes) -> bool:
+        """Send a piece of an answer in chunks, if the client has room for it and the head is out, and say so."""
+        protocol = self.protocol
+        if self.response_func != self.http1_response_chunked or not protocol.has_room:
+            return False
+        protocol.write(b"%x\r\n%b\r\n" % (len(data), data))
+        return True
+
     async def _send_as_it_is(self, data: bytes, end_stream: bool) -> None:  # noqa: FBT001  Sanic's signature
         if data and not self.head_only:
             await self._send(data)
@@ -292,6 +261,15 @@ class Protocol(HttpProtocol):
         """Send bytes once there is room for more; raise `RequestCancelled` when nobody is there any more."""
         if not self._can_write.is_set():
             await self._can_write.wait()
+        self.write(data)
+
+    @property
+    def has_room(self) -> bool:
+        """Say whether the client takes more at once."""
+        return bool(self._can_write.is_set())
+
+    def write(self, data: bytes) -> None:
+        """Send bytes, whether there is room for them or not; raise `RequestCancelled` when nobody is there any more."""
         if self.transport is None or self.transport.is_closing():  # Sanic's own would miss the first
             raise RequestCancelled
         self.transport.write(data)

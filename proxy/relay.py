@@ -6,9 +6,9 @@ Foreign exceptions become `RelayFailed` here and nowhere else.
 from __future__ import annotations
 
 import asyncio
-import functools
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import cast
 from urllib.parse import urlsplit
 
 import httpx
@@ -17,9 +17,11 @@ from plugins.contract import Failure, FailureKind, Provider, UpstreamRequest
 from proxy.connection import Body, CutOff, Disconnected
 from proxy.core.keyring import Keyring
 from proxy.routes import Timeouts
+from proxy.transport import Network, header_lines
 
 MAX_ANSWER_BYTES = 64 * 2**20
 _MAX_ERROR_BYTES = 64 * 2**10
+_PLAIN = ("identity", "")
 
 ENCODED = Failure(
     FailureKind.PROVIDER, "The provider's answer has a content encoding that was not asked for."
@@ -80,47 +82,59 @@ class Endpoint:
 
 
 class UpstreamResponse:
-    """An open answer: read it by `chunks` or `read`, and close it."""
+    """An open answer: `pour` its body as it arrives, or `read` it, and close it."""
 
-    def __init__(self, response: httpx.Response) -> None:
-        """Wrap a response whose headers have arrived."""
-        self._response = response
-        self.status = response.status_code
+    def __init__(
+        self, status: int, headers: Iterable[tuple[bytes, bytes]], stream: httpx.AsyncByteStream
+    ) -> None:
+        """Wrap an answer whose head has arrived."""
+        self._stream = stream
+        self._pieces = aiter(stream)
+        self.status = status
         # httpx guesses an encoding for each look at the headers; HTTP knows one.
-        raw = response.headers.raw
         self.headers: Mapping[str, str] = {
-            name.decode("latin-1").lower(): value.decode("latin-1") for name, value in raw
+            name.decode("latin-1").lower(): value.decode("latin-1") for name, value in headers
         }
+        # It was asked for as it is; what unpacks has no bound that a sender of few bytes has to keep.
+        self._is_encoded = self.headers.get("content-encoding", "identity").strip().lower() not in _PLAIN
         self.received = 0
         self._closed = False
 
-    async def chunks(self) -> AsyncIterator[bytes]:
-        """Iterate over the body as it arrives; raise `RelayFailed` when it breaks off, or is encoded."""
-        if self.headers.get("content-encoding", "identity").strip().lower() not in ("", "identity"):
-            # It was asked for as it is; what unpacks has no bound that a sender of few bytes has to keep.
+    async def pour(self, take: Callable[[bytes], bool]) -> bool:
+        """Give the body to `take` as it arrives, until that is enough or the body ends; say whether it was enough.
+
+        What is left can be poured again. Raises `RelayFailed` when the body breaks off, or is encoded.
+        """
+        if self._is_encoded:
             raise RelayFailed(ENCODED, reached=True)
         try:
-            async for chunk in self._response.stream:  # type: ignore[union-attr]  # an async transport streams so
-                self.received += len(chunk)
-                yield chunk
+            if isinstance(self._stream, Body):
+                return await self._stream.pour(take)
+            async for piece in self._pieces:
+                if take(piece):
+                    return True
         except httpx.HTTPError as exc:
             raise translated(exc) from exc
+        return False
 
     async def read(self, limit: int) -> bytes:
-        """Read the whole body; raise `RelayFailed` when it is longer than `limit` bytes or breaks off."""
-        pieces, size = [], 0
-        async for chunk in self.chunks():
-            size += len(chunk)
-            if size > limit:
-                raise RelayFailed(Failure(FailureKind.PROVIDER, "the answer is too large"), reached=True)
-            pieces.append(chunk)
+        """Read the whole body; raise `RelayFailed` when it is longer than `limit` bytes, breaks off, or is encoded."""
+        pieces: list[bytes] = []
+
+        def take(piece: bytes) -> bool:
+            pieces.append(piece)
+            self.received += len(piece)
+            return self.received > limit
+
+        if await self.pour(take):
+            raise RelayFailed(Failure(FailureKind.PROVIDER, "the answer is too large"), reached=True)
         return b"".join(pieces)
 
     def leave(self) -> None:
         """Let a stream whose last event was read end by itself, so that its connection can be used again."""
-        if isinstance(self._response.stream, Body):
+        if isinstance(self._stream, Body):
             self._closed = True
-            self._response.stream.leave()
+            self._stream.leave()
 
     async def aclose(self) -> None:
         """Close the exchange; an unfinished one closes its connection, which stops the provider."""
@@ -128,7 +142,7 @@ class UpstreamResponse:
             return
         self._closed = True
         try:
-            await self._response.aclose()
+            await self._stream.aclose()
         except httpx.HTTPError as exc:
             raise translated(exc) from exc
 
@@ -141,45 +155,41 @@ class Relay:
         self.endpoints = dict(endpoints)
 
     async def send(
-        self,
-        name: str,
-        request: UpstreamRequest,
-        *,
-        timeouts: Timeouts | None = None,
-        patience: float | None = None,
+        self, name: str, request: UpstreamRequest, *, timeouts: Timeouts | None = None
     ) -> UpstreamResponse:
-        """Send a request and wait for the response headers; raise `RelayFailed` when there are none in time.
+        """Send a request and wait for the response headers; raise `RelayFailed` when there will be none.
 
-        `timeouts` are the endpoint's unless others are given; `patience`, in seconds, is by default the one for the
-        first byte.
+        The caller bounds the waiting, as he bounds the reading; connecting has a bound in `timeouts`, which are the
+        endpoint's unless others are given.
         """
         endpoint = self.endpoints[name]
-        timeouts = timeouts or endpoint.timeouts
-        patience = timeouts.first_byte if patience is None else patience
-        outgoing = httpx.Request(
-            request.method,
-            _url(endpoint.base_url, request.path),
-            headers=_headers(tuple(request.headers.items())),
-            # Not `content`, for which httpx computes headers again that the transport has to write anyway: 60 us.
-            stream=httpx.ByteStream(request.body),
-            extensions={"timeout": {"connect": timeouts.connect, "pool": timeouts.connect}},
-        )
+        transport, patience = endpoint.transport, (timeouts or endpoint.timeouts).connect
         try:
-            async with asyncio.timeout(patience):
-                return UpstreamResponse(await endpoint.transport.handle_async_request(outgoing))
-        except (httpx.HTTPError, TimeoutError) as exc:
+            if not isinstance(transport, Network):
+                return await _ask_by_httpx(transport, endpoint.base_url + request.path, request)
+            body = await transport.exchange(
+                request.method,
+                endpoint.base_url + request.path,
+                header_lines(tuple(request.headers.items())),
+                request.body,
+                connect=patience,
+                pool=patience,
+            )
+            return UpstreamResponse(body.status, body.headers, body)
+        except httpx.HTTPError as exc:
             raise translated(exc) from exc
 
     async def fetch(self, name: str, request: UpstreamRequest) -> tuple[int, Mapping[str, str], bytes]:
-        """Send a request and read its whole answer: status, headers, body."""
-        response = await self.send(name, request)
+        """Send a request and read its whole answer: status, headers, body; raise `RelayFailed` when it is late."""
         try:
             async with asyncio.timeout(self.endpoints[name].timeouts.first_byte):
-                return response.status, response.headers, await response.read(MAX_ANSWER_BYTES)
+                response = await self.send(name, request)
+                try:
+                    return response.status, response.headers, await response.read(MAX_ANSWER_BYTES)
+                finally:
+                    await response.aclose()
         except TimeoutError as exc:
             raise translated(exc) from exc
-        finally:
-            await response.aclose()
 
     async def read_failure(self, name: str, response: UpstreamResponse) -> Failure:
         """Read an answer whose status is not 2xx, and let the plugin say what it means."""
@@ -197,16 +207,14 @@ class Relay:
             await endpoint.transport.aclose()
 
 
-@functools.lru_cache(maxsize=256)
-def _url(base_url: str, path: str) -> httpx.URL:
-    """Parse a URL once: httpx takes 80 us for it, and there are few of them."""
-    return httpx.URL(base_url + path)
-
-
-@functools.lru_cache(maxsize=256)
-def _headers(headers: tuple[tuple[str, str], ...]) -> httpx.Headers:
-    """Encode headers once: they are the same for every request with one key."""
-    return httpx.Headers(headers)
+async def _ask_by_httpx(
+    transport: httpx.AsyncBaseTransport, address: str, request: UpstreamRequest
+) -> UpstreamResponse:
+    """Send a request by a transport that knows httpx's objects alone: a provider in this process, for one."""
+    outgoing = httpx.Request(request.method, address, headers=dict(request.headers), content=request.body)
+    response = await transport.handle_async_request(outgoing)
+    stream = cast("httpx.AsyncByteStream", response.stream)
+    return UpstreamResponse(response.status_code, response.headers.raw, stream)
 
 
 def translated(exc: BaseException) -> RelayFailed:

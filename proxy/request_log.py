@@ -8,6 +8,7 @@ a key and not the key, so that there is nothing in them to hide.
 from __future__ import annotations
 
 import asyncio
+import secrets
 import time
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,6 +21,11 @@ QUIET = frozenset({"/health", "/health/ready", "/metrics"})
 
 CLIENT_LEFT = 499
 """The status of a request whose client left before it had an answer, as proxies write it."""
+
+
+def new_request_id() -> str:
+    """Return an id for a request, as its answer names it."""
+    return f"req_{secrets.token_hex(12)}"
 
 
 @dataclass(slots=True)
@@ -115,7 +121,7 @@ def _outcome(settlement: Settlement) -> dict[str, Any]:
     fields = {
         "model": one_line(settlement.model),
         "provider": settlement.provider,
-        "outcome": settlement.outcome.value,
+        "outcome": str(settlement.outcome),
         "prompt_tokens": tokens.prompt,
         "completion_tokens": tokens.completion,
         "cost_usd": None if charge.cost is None else f"{charge.cost:f}",

@@ -26,6 +26,7 @@ from proxy.catalog import Catalog
 from proxy.clock import Clock, utc_now
 from proxy.completions import Completions
 from proxy.database import Client, Database
+from proxy.door import Door
 from proxy.endpoints import endpoints
 from proxy.errors import UnsupportedMedia
 from proxy.gateway import Gateway
@@ -38,7 +39,6 @@ from proxy.metering.leased import LeasedMeter
 from proxy.metering.watch import LedgerWatch
 from proxy.metrics import Metrics
 from proxy.mongod import EmbeddedMongod
-from proxy.protocol import Door
 from proxy.pulse import Pulse
 from proxy.reconcile import Reconciler
 from proxy.relay import Relay
@@ -199,6 +199,7 @@ async def stop_gateway(gateway: Gateway) -> None:
     await gateway.authenticator.stop()
     await gateway.catalog.stop()
     await gateway.meter.stop()
+    gateway.metrics.flush()
     await gateway.relay.aclose()
     for client in gateway.clients:
         await client.close()

@@ -20,8 +20,9 @@ import uvloop
 from sanic import Sanic
 from sanic.config import Config
 
+from proxy.door import Door
 from proxy.listener import count_listeners
-from proxy.protocol import Door, Protocol
+from proxy.protocol import Protocol
 from proxy.settings import Settings
 
 App = Sanic[Config, SimpleNamespace]

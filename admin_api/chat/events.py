@@ -45,18 +45,23 @@ class Browser:
     async def start(self, headers: Mapping[str, str]) -> None:
         """Take note that an answer begins; the browser hears of it with the first piece."""
 
-    async def send(self, data: bytes) -> None:
+    def send_now(self, data: bytes) -> bool:
         """Take whole events as the gateway sends them to clients of /v1."""
         if data.startswith(_COMMENT):
             self.pieces.put_nowait(data)
-            return
+            return True
         for found in self._decoder.feed(data):
             if not found.data.startswith(b"[DONE]"):
                 self._read(orjson.loads(found.data))
+        return True
+
+    async def send(self, data: bytes) -> None:
+        """Take events likewise."""
+        self.send_now(data)
 
     async def finish(self, data: bytes) -> None:
         """Take the last events likewise; what follows them is ours."""
-        await self.send(data)
+        self.send_now(data)
 
     def end(self) -> None:
         """Say that no piece follows."""

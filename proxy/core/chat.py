@@ -82,8 +82,8 @@ def _include_usage(body: Mapping[str, Any], *, stream: bool) -> bool:
 
 
 def _max_tokens(body: Mapping[str, Any]) -> int | None:
-    names = ("max_tokens", "max_completion_tokens")
-    old, new = (fields.integer(body, name, most=fields.MOST_TOKENS) for name in names)
+    old = fields.integer(body, "max_tokens", most=fields.MOST_TOKENS)
+    new = fields.integer(body, "max_completion_tokens", most=fields.MOST_TOKENS)
     if old is not None and new is not None and old != new:
         raise InvalidRequest(
             "`max_tokens` and `max_completion_tokens` must not contradict each other; send one of them.",

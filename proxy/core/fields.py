@@ -59,7 +59,7 @@ def messages(body: Mapping[str, Any]) -> list[dict[str, Any]]:
                 f"`messages[{index}]` must be an object with a `role`.", param=f"messages[{index}]"
             )
         content = item.get("content")
-        if content is not None and not isinstance(content, str | list):
+        if content is not None and not isinstance(content, (str, list)):
             raise InvalidRequest(
                 f"`messages[{index}].content` must be a string or a list of parts.",
                 param=f"messages[{index}].content",
@@ -116,10 +116,10 @@ def paid_extras(body: Mapping[str, Any], *, names: Iterable[str] = ("plugins", "
     found = [name for name in names if body.get(name)]
     if body.get("web_search_options") is not None:
         found.append("web_search_options")
-    if any(":online" in name for name in (model(body), *models(body))):
+    if ":online" in " ".join((model(body), *models(body))):
         found.append(":online")
     given = body.get("tools")
-    if isinstance(given, list) and any(is_server_tool(tool) for tool in given):
+    if isinstance(given, list) and any(map(is_server_tool, given)):
         found.append("tools")
     if str(body.get("service_tier")) in _PAID_SERVICE_TIERS:
         found.append("service_tier")

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from dataclasses import fields, replace
-from decimal import ROUND_HALF_EVEN, Decimal
+from decimal import Decimal
 from enum import StrEnum
 
 from plugins.contract import ModelInfo, Price, Usage
@@ -45,7 +45,7 @@ class Charge:
 
 def to_pico(usd: Decimal) -> int:
     """Convert USD to whole pico-dollars (10^-12 USD), half to even: the unit of every counter."""
-    return int((usd * _PICO).to_integral_value(rounding=ROUND_HALF_EVEN))
+    return round(usd * _PICO)
 
 
 def from_pico(pico: int) -> Decimal:

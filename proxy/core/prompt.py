@@ -49,7 +49,7 @@ class Prompt:
 def measure(items: Iterable[Any], body: Mapping[str, Any], *, besides: frozenset[str]) -> Prompt:
     """Measure the messages or input items of a request, and all of its body but `besides`, which holds them."""
     text, count = 0, 0
-    media = dict.fromkeys(_MEDIA.values(), 0)
+    media = {"image": 0, "audio": 0, "file": 0}
     for item in items:
         count += 1
         if not isinstance(item, dict) or "role" not in item:
@@ -57,12 +57,14 @@ def measure(items: Iterable[Any], body: Mapping[str, Any], *, besides: frozenset
             continue
         for name, value in item.items():
             if name == "content" and isinstance(value, list):
-                text += sum(_measure_part(part, media) for part in value)
+                for part in value:
+                    text += _measure_part(part, media)
             else:
                 text += size(value)
     # Servers put more than we know of into their chat templates (`documents`, `chat_template`).
-    others = (value for name, value in body.items() if name not in _NO_PROMPT and name not in besides)
-    text += sum(size(value) for value in others if value is not None)
+    for name, value in body.items():
+        if value is not None and name not in _NO_PROMPT and name not in besides:
+            text += size(value)
     return Prompt(text, count, media["image"], media["audio"], media["file"])
 
 

@@ -70,7 +70,7 @@ class Itinerary:
     def __init__(self, targets: int, policy: RetryPolicy) -> None:
         """Begin before the first of so many targets."""
         self._policy = policy
-        self._next = deque(Step(position, 0.0, is_retry=False) for position in range(targets))
+        self._next = deque([Step(position, 0.0, is_retry=False) for position in range(targets)])
         self._rounds = [0] * targets
         self._sent = 0
 

@@ -20,6 +20,7 @@ from proxy.core.values import frozen
 from proxy.errors import InvalidRequest, NotFound, PaidModel, PermissionDenied, Unavailable
 
 _FREE = Price(Decimal(0), Decimal(0))
+_MOST_WAYS = 1_000
 
 
 class Tier(StrEnum):
@@ -136,6 +137,42 @@ class Catalogue:
         return targets
 
 
+@frozen
+class Way:
+    """The targets of a request, in order, and what holds for all of them.
+
+    `context_length` and `max_output_tokens` are the largest, or `None` where one is unknown and so may be larger;
+    `price` is the dearest, field by field, or `None` where one has none.
+    """
+
+    targets: tuple[Target, ...]
+    context_length: int | None
+    max_output_tokens: int | None
+    price: Price | None
+
+
+class Ways:
+    """The ways through one catalogue; those that are asked for again and again are worked out once."""
+
+    def __init__(self, catalogue: Catalogue) -> None:
+        """Know none yet."""
+        self.catalogue = catalogue
+        self._known: dict[object, Way] = {}
+
+    def find(self, request: ApiRequest, role: Role, allowed_models: frozenset[str] | None) -> Way:
+        """Return the way for a request; raise what `route` does."""
+        if request.models or request.paid_extras:
+            return _way(route(request, self.catalogue, role, allowed_models))
+        key = (request.model, request.form.api, role, allowed_models)
+        way = self._known.get(key)
+        if way is None:
+            way = _way(route(request, self.catalogue, role, allowed_models))
+            if len(self._known) >= _MOST_WAYS:
+                self._known.clear()
+            self._known[key] = way
+        return way
+
+
 def route(
     request: ApiRequest, catalogue: Catalogue, role: Role, allowed_models: frozenset[str] | None
 ) -> list[Target]:
@@ -215,6 +252,21 @@ def _permitted(
             details={"requiredPlan": Role.PREMIUM},
         )
     return usable
+
+
+def _way(targets: Sequence[Target]) -> Way:
+    entries = [target.entry for target in targets]
+    return Way(
+        tuple(targets),
+        _largest([entry.info.context_length for entry in entries]),
+        _largest([entry.info.max_output_tokens for entry in entries]),
+        dearest([entry.dearest for entry in entries]),
+    )
+
+
+def _largest(values: Sequence[int | None]) -> int | None:
+    known = [value for value in values if value is not None]
+    return max(known) if len(known) == len(values) else None
 
 
 def _is_allowed(entry: Entry, allowed_models: frozenset[str] | None, asked: str) -> bool:

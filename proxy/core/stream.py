@@ -8,13 +8,20 @@ the last bytes.
 
 from __future__ import annotations
 
-from typing import Any
+import re
+from typing import Any, Final
 
 import orjson
 
 from plugins.contract import Json, Provider
-from proxy.core.answer_stream import MOST_EVENT_BYTES, TEXT_KEYS, AnswerStream, text_bytes
+from proxy.core.answer_stream import MOST_EVENT_BYTES, TEXT_KEYS, AnswerStream, parse, text_bytes
 from proxy.core.sse import Event
+
+_CONTENT: Final = re.compile(rb'"content": ?"')
+_MOST_MOULDS: Final = 8
+
+# In a JSON string, what stands for itself: neither a quote, nor an escape, nor a control character.
+_PLAIN: Final = re.compile(rb"[ !#-\[\]-~\x80-\xff]+")
 
 
 class ChatStream(AnswerStream):
@@ -28,6 +35,8 @@ class ChatStream(AnswerStream):
         self._include_usage = include_usage
         self._finish_reasons: dict[int, str | None] = {}
         self._usage_chunk = b""
+        self._mould: tuple[bytes, bytes] | None = None
+        self._moulds_left = _MOST_MOULDS
 
     @property
     def is_complete(self) -> bool:
@@ -43,10 +52,47 @@ class ChatStream(AnswerStream):
     def _note_done(self) -> None:
         self.is_done = True
 
+    def _forward_event(self, event: Event) -> bytes:
+        """Pass on a chunk that has the mould of one before it unread: reading takes three times as long."""
+        if self._mould is not None and self._fits(event, *self._mould):
+            return b"data: %b\n\n" % event.data
+        return super()._forward_event(event)
+
+    def _fits(self, event: Event, before: bytes, after: bytes) -> bool:
+        """Say whether a chunk brings nothing but another text in the same mould, and count it then."""
+        data, name = event
+        if name or not data.startswith(before) or not data.endswith(after):
+            return False
+        start, end = len(before), len(data) - len(after)
+        if _PLAIN.fullmatch(data, start, end) is None or not _is_utf8(data[start:end]):
+            return False
+        self.deltas += 1
+        self.output_bytes += end - start
+        return True
+
+    def _cast(self, frame: Json, data: bytes) -> None:
+        """Take the mould of a chunk: what stands around its text, if the text is all that is worth reading in it.
+
+        Whether it is one, parsing it with another text in it shows. By JSON's grammar it holds for every text then.
+        """
+        match frame.get("choices"):
+            case [{"delta": {"content": str(content)} as delta}] if content:
+                pass
+            case _:
+                return
+        if any(value for key, value in delta.items() if key not in ("role", "content")):
+            return
+        self._moulds_left -= 1
+        if (found := _CONTENT.search(data)) is None:
+            return
+        start, end = found.end(), data.find(b'"', found.end())
+        other = "x" * (len(content) + 1)
+        delta["content"] = other
+        if parse(data[:start] + other.encode() + data[end:]) == frame:
+            self._mould = data[:start], data[end:]
+
     def _read_frame(self, frame: Json, event: Event) -> bytes:
         """Note what a chunk tells and return what the client gets for it."""
-        # Every chunk is parsed: parsing and counting take 1.4 us of the 4.4 that a chunk of 270 bytes costs
-        # (plus the plugin), and searching the bytes for the keys and the text instead takes 1.4 us too.
         self._note_names(frame)
         self._note_usage(frame)
         self.failure = self._provider.read_error(frame)
@@ -61,6 +107,8 @@ class ChatStream(AnswerStream):
         data = event.data
         if b"\n" in data:
             data = data.replace(b"\n", b"\ndata: ")
+        elif self._moulds_left and not event.name:
+            self._cast(frame, data)
         return b"data: %b\n\n" % data
 
     def _note_usage(self, frame: Json) -> None:
@@ -110,6 +158,17 @@ class ChatStream(AnswerStream):
                 self.output_bytes += text_bytes(value)
         self.deltas += is_new
         return is_new
+
+
+def _is_utf8(text: bytes) -> bool:
+    """Say whether bytes are text."""
+    if text.isascii():
+        return True
+    try:
+        text.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _without_usage(frame: Json, choices: list[Any]) -> bytes:

@@ -63,7 +63,9 @@ class HotResponse(HTTPResponse):
         else:
             headers["content-length"] = str(size)
         kept = _kept(self._is_with_tls, _NAMES.intersection(headers))
-        own = "".join([f"{name}: {_clean(value)}\r\n" for name, value in headers.items()])
+        if not "".join(headers.values()).isprintable():
+            headers = {name: _clean(value) for name, value in headers.items()}
+        own = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
         return b"HTTP/1.1 200 OK\r\n%b%b\r\n" % (kept, own.encode(errors="surrogateescape"))
 
     @property

@@ -18,8 +18,7 @@ from proxy.addresses import Network
 from proxy.errors import InvalidRequest
 from proxy.handlers.client import client_address
 from proxy.logs import looks_secret
-from proxy.protocol import new_request_id
-from proxy.request_log import RequestLine, RequestLog
+from proxy.request_log import RequestLine, RequestLog, new_request_id
 from proxy.security import shown_of_key
 
 HEADER = "x-request-id"
@@ -54,37 +53,39 @@ _SECRETS = frozenset(
 
 def begin(request: Request, log: RequestLog, trusted: tuple[Network, ...]) -> None:
     """Identify a request; raise `InvalidRequest` when its URL carries a secret."""
-    request.ctx.id = new_request_id()
-    forwarded = request.headers.getall("x-forwarded-for", [])
-    request.ctx.client = client_address(request.ip, forwarded, trusted)
-    fields = {"address": request.ctx.client}
-    given = request.headers.get(HEADER)
-    request.ctx.given_id = given if given is not None and _is_sane(given) else None
-    if request.ctx.given_id is not None:
-        fields["client_request"] = request.ctx.given_id
-    key = shown_of_key(request.headers.get("authorization") or request.headers.get("x-api-key"))
+    context, given_headers = request.ctx, request.headers
+    context.id = new_request_id()
+    forwarded = given_headers.getall("x-forwarded-for", [])
+    context.client = client_address(request.ip, forwarded, trusted)
+    fields = {"address": context.client}
+    given = given_headers.get(HEADER)
+    context.given_id = given if given is not None and _is_sane(given) else None
+    if context.given_id is not None:
+        fields["client_request"] = context.given_id
+    key = shown_of_key(given_headers.get("authorization") or given_headers.get("x-api-key"))
     if key is not None:
         fields["key"] = key
     route = NO_ROUTE if request.route is None else _template(request.route.path)
     method = request.method if request.method.isalpha() else NO_ROUTE
-    request.ctx.line = log.begin(request.ctx.id, method, route, asyncio.current_task(), **fields)
+    context.line = log.begin(context.id, method, route, asyncio.current_task(), **fields)
     if request.query_string:
         _refuse_secrets(request.query_string)
 
 
 def end(request: Request, response: BaseHTTPResponse) -> None:
     """Name a request in its answer, and note the answer in its line."""
-    ours: str | None = getattr(request.ctx, "id", None)
+    context = request.ctx
+    ours: str | None = getattr(context, "id", None)
     if ours is None:  # Sanic answers some broken connections without having begun a request
         return
-    given: str | None = getattr(request.ctx, "given_id", None)  # who is refused at the door was not looked at
+    given: str | None = getattr(context, "given_id", None)  # who is refused at the door was not looked at
     for name in (HEADER, ANTHROPIC_HEADER):
         response.headers.setdefault(name, given or ours)
     if given is not None:
         response.headers[OUR_HEADER] = ours
-    line: RequestLine | None = getattr(request.ctx, "line", None)
+    line: RequestLine | None = getattr(context, "line", None)
     if line is not None:
-        user = getattr(request.ctx, "user_id", None)
+        user = getattr(context, "user_id", None)
         fields = {} if user is None else {"user": user}
         line.answered(response.status, **fields)
 

@@ -82,6 +82,7 @@ async def render_metrics(request: Request) -> HTTPResponse:
             "/metrics is open to private addresses only; set METRICS_TOKEN to open it to others."
         )
     # Thousands of series take long enough to write that streams would stutter.
+    gateway.metrics.flush()
     exposition = await asyncio.to_thread(gateway.metrics.render)
     return HTTPResponse(exposition, content_type=CONTENT_TYPE_LATEST)
 

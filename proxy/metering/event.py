@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from functools import lru_cache
 from typing import Any
@@ -16,7 +16,9 @@ from proxy.documents import Outcome
 from proxy.metering.contract import AttemptRecord, Reservation, Settlement
 
 Event = dict[str, Any]
+_MICROSECOND = timedelta(microseconds=1)
 _BIAS = 6176
+_LOW_BITS = 2**64 - 1
 _PRECISION = 28
 """Digits that the decimal context keeps: no amount has more."""
 
@@ -31,10 +33,11 @@ def usage_event(reservation: Reservation, settlement: Settlement) -> Event:
     stored_cost = _decimal128(cost)
     inr = None if cost is None else cost * settlement.usd_inr_rate
     cost_pico = 0 if cost is None else pricing.to_pico(cost)
+    counts_as_request = settlement.counts_as_request
     used = used_of(
         reservation.held,
         settlement.bill,
-        counts_as_request=settlement.counts_as_request,
+        counts_as_request=counts_as_request,
         cost_pico=cost_pico,
     )
     if settlement.outcome is Outcome.UNKNOWN and charge.estimated:
@@ -71,7 +74,7 @@ def usage_event(reservation: Reservation, settlement: Settlement) -> Event:
         "price": _price(settlement),
         "costSource": str(charge.source),
         "estimated": charge.estimated,
-        "requests": int(settlement.counts_as_request),
+        "requests": int(counts_as_request),
         "overHold": is_over_hold(reservation, used),
         "firstTokenMs": settlement.first_token_ms,
         "totalMs": settlement.total_ms,
@@ -93,7 +96,10 @@ def _at_worst(used: Mapping[str, int], held: Mapping[str, int]) -> dict[str, int
 
 def is_over_hold(reservation: Reservation, used: Mapping[str, int]) -> bool:
     """Say whether a provider has counted more than was held."""
-    return any(used[name] > amount for name, amount in reservation.held.items())
+    for name, amount in reservation.held.items():  # noqa: SIM110  a generator for `any` takes twice the time
+        if used[name] > amount:
+            return True
+    return False
 
 
 def correction(stored: Mapping[str, Any], true: Event) -> Event:
@@ -179,14 +185,15 @@ def correction_id(request_id: str) -> str:
     return f"{request_id}:correction"
 
 
-def totals_of(event: Mapping[str, Any]) -> dict[str, int]:
-    """Say what an event adds to its user's totals, which no window ends."""
-    return {
-        "requests": event["requests"],
-        "tokens": event["tokens"]["prompt"] + event["tokens"]["completion"],
-        "usdPico": event["costPico"],
-        "inrPico": event["costInrPico"],
-    }
+def totals_of(*events: Mapping[str, Any]) -> dict[str, int]:
+    """Say what events add to their user's totals, which no window ends."""
+    requests = tokens = usd = inr = 0
+    for event in events:
+        requests += event["requests"]
+        tokens += event["tokens"]["prompt"] + event["tokens"]["completion"]
+        usd += event["costPico"]
+        inr += event["costInrPico"]
+    return {"requests": requests, "tokens": tokens, "usdPico": usd, "inrPico": inr}
 
 
 def is_unknown(event: Mapping[str, Any]) -> bool:
@@ -212,14 +219,13 @@ def _price(settlement: Settlement) -> dict[str, str] | None:
     if settlement.price is None:
         return None
     price = pricing.effective(settlement.price, settlement.bill.tokens.prompt)
-    lines = {
-        "prompt": price.prompt,
-        "cached": price.prompt if price.cache_read is None else price.cache_read,
-        "cacheWrite": price.prompt if price.cache_write is None else price.cache_write,
-        "completion": price.completion,
-        "request": price.request,
+    return {
+        "prompt": str(price.prompt),
+        "cached": str(price.prompt if price.cache_read is None else price.cache_read),
+        "cacheWrite": str(price.prompt if price.cache_write is None else price.cache_write),
+        "completion": str(price.completion),
+        "request": str(price.request),
     }
-    return {name: str(amount) for name, amount in lines.items()}
 
 
 @lru_cache(maxsize=16)
@@ -239,7 +245,8 @@ def decimal128(value: Decimal) -> Decimal128:
     if not is_plain or not -_PRECISION <= int(exponent) <= 0:
         return Decimal128(value)
     coefficient = int(value.scaleb(-int(exponent)))
-    return Decimal128.from_bid((coefficient | (int(exponent) + _BIAS) << 113).to_bytes(16, "little"))
+    high, low = coefficient >> 64 | (int(exponent) + _BIAS) << 49, coefficient & _LOW_BITS
+    return Decimal128((high, low))  # type: ignore[arg-type]  # its annotation leaves out what its documentation names
 
 
 def _difference(true: Decimal128 | None, stored: Decimal128 | None) -> Decimal128 | None:
@@ -249,6 +256,7 @@ def _difference(true: Decimal128 | None, stored: Decimal128 | None) -> Decimal12
 
 
 def _milliseconds(moment: datetime) -> datetime:
-    # MongoDB keeps milliseconds; cutting here makes the event in memory equal to the stored one.
+    # MongoDB keeps milliseconds; cutting here makes the event in memory equal to the stored one. `replace` takes five
+    # times as long as a subtraction.
     in_utc = moment if moment.tzinfo is UTC else moment.astimezone(UTC)
-    return in_utc.replace(microsecond=moment.microsecond // 1000 * 1000)
+    return in_utc - _MICROSECOND * (moment.microsecond % 1000)

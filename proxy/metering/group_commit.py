@@ -9,7 +9,7 @@ still under way from arriving later.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 from pymongo import ReturnDocument, UpdateOne
 
@@ -130,7 +130,7 @@ class GroupCommit:
         await self._roll_up([(batch.closed, batch.thru) for _, batch in batches])
         commands = []
         for slice_, batch in batches:
-            totals = _sum(totals_of(closed.event) for closed in batch.closed)
+            totals = totals_of(*[closed.event for closed in batch.closed])
             guard, update = count_update(slice_, batch, self._journal, totals)
             commands.append(UpdateOne(guard, update))
             slice_.is_unsure = True
@@ -146,14 +146,6 @@ class GroupCommit:
             command
             for closed, thru in batches
             if closed
-            for command in updates(sums_of(item.event for item in closed), self._journal, thru)
+            for command in updates(sums_of([item.event for item in closed]), self._journal, thru)
         ]
         await duplicates.write(self._rollups, commands)
-
-
-def _sum(parts: Iterable[Mapping[str, int]]) -> dict[str, int]:
-    total: dict[str, int] = {}
-    for part in parts:
-        for name, amount in part.items():
-            total[name] = total.get(name, 0) + amount
-    return total

@@ -69,8 +69,10 @@ class Journal:
         self._open: set[str] = set()
         self._first_segment = 0
         self._segment = -1
+        self._segment_start = -segment_bytes
         self._descriptor = -1
-        self._position = segment_bytes
+        self.end = 0
+        """The offset behind the last record."""
         self._unsynced: list[int] = []
         self._has_new_file = False
         self._lock: BinaryIO | None = None
@@ -85,11 +87,6 @@ class Journal:
             shutil.rmtree(nameless, ignore_errors=True)
             self.end_here(delete=True)
             raise JournalError(f"the journal in {folder} cannot be written: {exc.strerror}") from exc
-
-    @property
-    def end(self) -> int:
-        """Return the offset behind the last record."""
-        return self._segment * self._segment_bytes + self._position
 
     @property
     def has_old_segments(self) -> bool:
@@ -129,7 +126,7 @@ class Journal:
     def close_unwritten(self, request_id: str) -> int:
         """End a request whose end cannot be written; return an offset that is its own all the same."""
         self._open.discard(request_id)
-        self._position += 1
+        self.end += 1
         return self.end
 
     async def sync(self) -> None:
@@ -163,7 +160,7 @@ class Journal:
             self._lock.close()
 
     def _make_room(self, size: int) -> None:
-        if self._segment_bytes - self._position < size:
+        if self._segment_start + self._segment_bytes - self.end < size:
             if size > self._segment_bytes:
                 raise JournalError("too many requests are open for one segment of the journal")
             try:
@@ -185,16 +182,16 @@ class Journal:
         self._descriptor = descriptor
         self._has_new_file = True
         self._segment += 1
-        self._position = 0
+        self.end = self._segment_start = self._segment * self._segment_bytes
 
     def _append(self, data: bytes) -> int:
         try:
-            written = os.pwrite(self._descriptor, data, self._position)
+            written = os.pwrite(self._descriptor, data, self.end - self._segment_start)
         except OSError as exc:
             raise JournalError(f"the journal cannot be written: {exc.strerror}") from exc
         if written != len(data):
             raise JournalError("the journal cannot be written: a record was cut short")
-        self._position += written
+        self.end += written
         return self.end
 
 

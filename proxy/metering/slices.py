@@ -100,7 +100,7 @@ class Slice:
 
     def available(self, counter: str) -> int:
         """Return what of the lease nobody holds, has spent, or is giving back."""
-        returning = self.batch.returned.get(counter, 0) if self.batch else 0
+        returning = 0 if self.batch is None else self.batch.returned.get(counter, 0)
         return (
             self.leased.get(counter, 0) - self.held.get(counter, 0) - self.spent.get(counter, 0) - returning
         )
@@ -118,6 +118,13 @@ class Slice:
             return -1
         return self.available(rule.counter) + min(0, known.remaining)
 
+    def covers(self, rules: Iterable[Rule], output_tokens: int) -> bool:
+        """Say whether this share pays for a request with this output cap."""
+        for rule in rules:  # noqa: SIM110  a generator for `all` takes 0.6 us more, for every request
+            if self.usable(rule) < rule.need(output_tokens):
+                return False
+        return True
+
     def affordable(self, rules: Iterable[Rule], wish: int) -> int:
         """Return the output cap, at most `wish`, that this share pays for; negative when it pays for nothing."""
         return affordable_output(rules, {rule.counter: self.usable(rule) for rule in rules}, wish)
@@ -130,17 +137,24 @@ class Slice:
         """Return what nobody had leased or used of a limit when the document was last asked."""
         return self._known_of(rule.counter).remaining
 
+    def left_of(self, rules: Iterable[Rule]) -> dict[str, int]:
+        """Return what is left of each limit beside the holds here, as far as this process knows."""
+        left = {}
+        for rule in rules:
+            known = self.known.get(rule.counter)
+            elsewhere = 0 if known is None else max(0, known.remaining)
+            left[rule.counter] = elsewhere + self.available(rule.counter)
+        return left
+
     def hold(self, amounts: Mapping[str, int], now: float) -> None:
         """Take a request's amounts."""
         _add(self.held, amounts)
-        for counter in amounts:
-            self._known_of(counter).last_use = now
+        self._touch(amounts, now)
 
     def release(self, amounts: Mapping[str, int], closed: Closed | None, now: float) -> None:
         """End a request: its hold goes, what its event uses is spent."""
         _add(self.held, amounts, sign=-1)
-        for counter in amounts:
-            self._known_of(counter).last_use = now
+        self._touch(amounts, now)
         if closed is not None:
             _add(self.spent, closed.event["windows"])
             self.closed.append(closed)
@@ -194,7 +208,8 @@ class Slice:
             return None
         used: dict[str, int] = {}
         for item in closed:
-            _add(used, item.event["windows"])
+            for counter, amount in item.event["windows"].items():
+                used[counter] = used.get(counter, 0) + amount
         taken = {}
         for counter in {*used, *returned}:
             # What open requests hold stays leased, however much a provider has charged another one above its hold.
@@ -250,6 +265,11 @@ class Slice:
             return True
         # Whoever was told once that there is not enough may need just this amount, which is of no use to him here.
         return known.is_near and all(waiter.tries for waiter in self.waiting)
+
+    def _touch(self, counters: Iterable[str], now: float) -> None:
+        """Remember that counters are in use."""
+        for counter in counters:
+            (self.known.get(counter) or self._known_of(counter)).last_use = now
 
     def _known_of(self, counter: str) -> Known:
         known = self.known.get(counter)

@@ -18,7 +18,7 @@ from pymongo import ReturnDocument
 from pymongo.errors import DuplicateKeyError, PyMongoError
 
 from proxy.core.refusals import held_elsewhere, refusal
-from proxy.core.rules import Rule, rules_of
+from proxy.core.rules import Rule, holds_of, rules_of
 from proxy.database import Database, lost
 from proxy.documents import ACCOUNTS
 from proxy.errors import GatewayError, InternalError, Unavailable
@@ -96,8 +96,9 @@ class Worker:
         slice_ = self._group.slices.get(want.user_id)
         if slice_ is None:
             slice_ = self._group.slices[want.user_id] = Slice(want.user_id, thru=self.journal.end)
-        if not slice_.waiting and slice_.affordable(rules, want.wished_output) >= want.wished_output:
-            return self._admit(slice_, want, rules, want.wished_output)
+        wish = want.wished_output
+        if not slice_.waiting and slice_.covers(rules, wish):
+            return self._admit(slice_, want, rules, wish)
         waiter = Waiter(want, rules, self._loop.create_future(), self._loop.time() + PATIENCE_SECONDS)
         slice_.waiting.append(waiter)
         self._lease(slice_)
@@ -192,7 +193,7 @@ class Worker:
     def _admit(self, slice_: Slice, want: Want, rules: tuple[Rule, ...], output: int) -> Reservation:
         if not self._heartbeat.may_admit:
             raise _given_up()
-        held = {rule.counter: rule.need(output) for rule in rules}
+        held = holds_of(rules, output)
         start = self.journal.end
         try:
             self.journal.open(want.request_id, {**remember(want), "held": held})
@@ -201,10 +202,7 @@ class Worker:
             raise Unavailable("The gateway cannot keep its books; try again later.", retry_after=5) from exc
         slice_.hold(held, self._loop.time())
         self._open[want.request_id] = (start, slice_)
-        remaining = {
-            rule.counter: max(0, slice_.remaining_of(rule)) + slice_.available(rule.counter) for rule in rules
-        }
-        return Reservation(want, rules, held, output // want.choices, remaining)
+        return Reservation(want, rules, held, output // want.choices, slice_.left_of(rules))
 
     def _close(self, request_id: str, event: Event | None, encoded: RawBSONDocument | None) -> int:
         """Write the end of a request; should the disk refuse even that, the database is told all the same."""

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from plugins.contract import ApiCall, Head, Price, Provider, ProviderOptions, Usage
-from plugins.openai_compatible import OpenAICompatible, amount, count, seconds
+from plugins.openai_compatible import OpenAICompatible
 from tests.plugins import recordings
 
 PLAIN = OpenAICompatible(ProviderOptions("local"))
@@ -238,13 +238,6 @@ def test_cost_digits(vector: dict[str, Any]) -> None:
     assert usage.cost == Decimal(vector["billed_cost"])
 
 
-@recordings.PATIENT
-@given(st.decimals(min_value=0, max_value=1000, places=12))
-def test_amounts_survive_floats(cost: Decimal) -> None:
-    """Any amount in pico-dollars up to a thousand dollars survives the way through a JSON number."""
-    assert amount(orjson.loads(format(cost, "f"))) == cost
-
-
 @pytest.mark.parametrize(
     "frame",
     [
@@ -343,16 +336,6 @@ def test_parts_fit_into_wholes(
         assert usage.cache_write_tokens >= 0
         assert usage.cached_tokens + usage.cache_write_tokens <= usage.prompt_tokens
         assert 0 <= usage.reasoning_tokens <= usage.completion_tokens
-
-
-def test_numbers_are_bounded() -> None:
-    """A number with more digits than arithmetic keeps, or written with an absurd exponent, is none."""
-    assert amount("0." + "1" * 29) is None
-    assert amount("1e999999999999999999999") is None
-    assert amount("-0.0") == Decimal(0)
-    assert str(amount("0E-999999")) == "0"
-    assert count(1e300) is None
-    assert seconds(str(40 * 86_400)) is None
 
 
 @recordings.PATIENT

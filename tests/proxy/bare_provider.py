@@ -7,10 +7,12 @@ import re
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from typing import Self
 
 import httpx
 
+from proxy.connection import Body
 from proxy.transport import Network
 
 Answer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -101,14 +103,22 @@ async def whole(network: Network, provider: BareProvider, method: str = "GET") -
     async with asyncio.timeout(20):
         response = await network.handle_async_request(request(provider, method))
         try:
-            return response.status_code, b"".join([piece async for piece in body(response)])
+            pieces: list[bytes] = []
+            assert not await body(response).pour(partial(keep, pieces))
+            return response.status_code, b"".join(pieces)
         finally:
             await response.aclose()
 
 
-def body(response: httpx.Response) -> httpx.AsyncByteStream:
+def keep(pieces: list[bytes], piece: bytes) -> bool:
+    """Keep a piece, of which there can never be enough."""
+    pieces.append(piece)
+    return False
+
+
+def body(response: httpx.Response) -> Body:
     """Return the body of an answer, to be read piece by piece."""
-    assert isinstance(response.stream, httpx.AsyncByteStream)
+    assert isinstance(response.stream, Body)
     return response.stream
 
 

@@ -7,12 +7,13 @@ import itertools
 import random
 import socket
 import struct
+from functools import partial
 
 import httpx
 import pytest
 
 from proxy.connection import Body, CutOff, Disconnected
-from tests.proxy.bare_provider import BareProvider, body, request, saying, talking, whole
+from tests.proxy.bare_provider import BareProvider, body, keep, request, saying, talking, whole
 
 pytestmark = pytest.mark.both_loops
 OK = b"HTTP/1.1 200 OK\r\n"
@@ -273,6 +274,49 @@ async def test_pieces_that_arrive_together_are_one() -> None:
         assert await anext(pieces) == b"ef"
         with pytest.raises(StopAsyncIteration):
             await anext(pieces)
+
+
+async def test_pouring_goes_on_where_it_stopped() -> None:
+    """Pieces are handed out until one is enough; what arrives after that waits for the next time."""
+    first, second, last = b"2\r\nab\r\n", b"2\r\ncd\r\n", b"2\r\nef\r\n0\r\n\r\n"
+    taken: list[bytes] = []
+    has_more = asyncio.Event()
+
+    def take(piece: bytes) -> bool:
+        taken.append(piece)
+        has_more.set()
+        return piece == b"ab"
+
+    async with talking(saying(CHUNKED + first)) as (provider, network):
+        poured = body(await network.handle_async_request(request(provider)))
+        assert await poured.pour(take)
+        has_more.clear()
+        pouring = asyncio.create_task(poured.pour(take))
+        await saying(second)(*provider.latest)
+        await has_more.wait()
+        assert not pouring.done()
+        await saying(last)(*provider.latest)
+        assert not await pouring
+        assert taken == [b"ab", b"cd", b"ef"]
+
+
+async def test_nothing_is_poured_for_who_has_left() -> None:
+    """What arrives between a cancellation and its arrival is kept, and not handed out."""
+    taken: list[bytes] = []
+    async with talking(saying(CHUNKED)) as (provider, network):
+        poured = body(await network.handle_async_request(request(provider)))
+        pouring = asyncio.create_task(poured.pour(partial(keep, taken)))
+        await asyncio.sleep(0)
+        poured.add(b"ab")
+        poured.wake()
+        pouring.cancel()
+        poured.add(b"cd")
+        poured.wake()
+        with pytest.raises(asyncio.CancelledError):
+            await pouring
+        assert taken == [b"ab"]
+        assert await anext(aiter(poured)) == b"cd"
+        await poured.aclose()
 
 
 async def test_what_is_not_read_is_not_received() -> None:

@@ -24,7 +24,9 @@ def tried(event: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 async def metric(stage: Stage, name: str, **labels: str) -> float:
-    return stage.gateway.parts.metrics.registry.get_sample_value(name, labels) or 0.0
+    metrics = stage.gateway.parts.metrics
+    metrics.flush()
+    return metrics.registry.get_sample_value(name, labels) or 0.0
 
 
 @pytest.mark.parametrize("stream", [False, True])

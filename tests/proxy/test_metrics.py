@@ -105,6 +105,23 @@ def test_two_gateways_in_one_process_do_not_meet() -> None:
     assert b'provider="x"' not in other.render()
 
 
+def test_what_is_summed_up_first_is_what_the_library_counts() -> None:
+    """Observations that are given to the library at once fall into the buckets that it chooses one by one."""
+    ours, theirs = Metrics(), Metrics()
+    amounts = [-1.0, 0.0, 0.01, 0.010001, 0.3, 600.0, 600.1, 1e9]
+    spread = ours.spread(ours.duration.labels("x", "completed"))
+    for amount in amounts:
+        spread.observe(amount)
+        theirs.duration.labels("x", "completed").observe(amount)
+    ours.running.amount += 3
+    ours.flush()
+    ours.running.amount -= 2
+    theirs.in_flight.inc()
+    for _ in range(2):
+        ours.flush()
+        assert ours.render() == theirs.render()
+
+
 WORKER = """
 import sys
 from pathlib import Path
@@ -113,8 +130,9 @@ folder, number = Path(sys.argv[1]), int(sys.argv[2])
 metrics.share(folder, number)
 made = metrics.Metrics(folder)
 made.unpriced.labels("x").inc()
-made.duration.labels("x", "completed").observe(0.2)
-made.in_flight.inc()
+made.spread(made.duration.labels("x", "completed")).observe(0.2)
+made.running.amount += 1
+made.flush()
 made.ledger_drift.set(number)
 print(made.render().decode())
 """

@@ -102,7 +102,7 @@ async def test_a_head_is_bounded(name: str) -> None:
 
     async with relaying(answer) as relay:
         with pytest.raises(RelayFailed) as caught:
-            await relay.send("plain", ASK)
+            await relay.fetch("plain", ASK)
         assert caught.value.failure.kind in (FailureKind.PROVIDER, FailureKind.TIMEOUT)
         assert caught.value.reached
         assert sent < 16 * 2**20
@@ -144,7 +144,7 @@ async def test_five_thousand_cancels_leave_the_pool_whole() -> None:
     async with relaying(answer, connections=POOL) as relay:
 
         async def whole() -> bytes:
-            response = await relay.send("plain", ASK, patience=20)
+            response = await relay.send("plain", ASK)
             try:
                 return await response.read(1_000)
             finally:

@@ -95,7 +95,7 @@ async def _begin_and_leave(stage: Stage, key: str, wait: bytes) -> None:
     else:
 
         async def is_under_way() -> bool:
-            return stage.gateway.parts.metrics.in_flight._value.get() > 0 and asked >= 1
+            return stage.gateway.parts.metrics.value("aipasta_requests_in_flight") > 0 and asked >= 1
 
         await stage.until(is_under_way)
         await asyncio.sleep(0.2)  # so that the provider has it

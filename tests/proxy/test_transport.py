@@ -132,7 +132,8 @@ async def test_a_provider_that_answers_by_itself_takes_the_same_way() -> None:
     assert isinstance(demo, InProcess)
     asked = orjson.dumps({"model": MODEL, "messages": [{"role": "user", "content": "hello"}]})
     response = await demo.handle_async_request(described("POST", "http://demo/chat/completions", {}, asked))
-    answer = orjson.loads(b"".join([piece async for piece in body(response)]))
+    assert isinstance(response.stream, httpx.AsyncByteStream)
+    answer = orjson.loads(b"".join([piece async for piece in response.stream]))
     assert answer["choices"][0]["message"]["content"] == "hello"
     await demo.aclose()
     plain = transport_for(OpenAICompatible(ProviderOptions("plain")), lambda: datetime.now(UTC))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
+from decimal import Decimal
 from functools import partial
 from typing import Any
 
@@ -11,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plugins.contract import ModelInfo, ProviderOptions
+from plugins.contract import ModelInfo, Price, ProviderOptions
 from plugins.huggingface import HuggingFace
 from plugins.openrouter import OpenRouter
 from proxy.core import api
@@ -23,6 +25,8 @@ from proxy.core.routing import (
     Role,
     Target,
     Tier,
+    Way,
+    Ways,
     may_use,
     route,
     unpriced,
@@ -66,6 +70,9 @@ CATALOGUE = Catalogue(
         "h/free": (Member("a/paid:free"),),
     },
 )
+
+
+WAYS = Ways(CATALOGUE)
 
 
 def named(
@@ -168,12 +175,60 @@ def test_no_spelling_leads_a_free_user_to_a_paid_model(
         "models": more,
         "messages": [{"role": "user", "content": "hi"}],
     }
+    asked = parse(orjson.dumps(body))
+    with suppress(NotFound, PermissionDenied):
+        # What somebody else was told must not be what he is told.
+        _ = WAYS.find(asked, Role.ADMIN, None)
     try:
-        targets = route(parse(orjson.dumps(body)), CATALOGUE, Role.USER, None)
-    except (NotFound, PermissionDenied):
+        targets = route(asked, CATALOGUE, Role.USER, None)
+    except (NotFound, PermissionDenied) as refusal:
+        with pytest.raises(type(refusal)):
+            WAYS.find(asked, Role.USER, None)
         return
     assert targets
     assert all(target.entry.tier is Tier.FREE for target in targets)
+    assert WAYS.find(asked, Role.USER, None).targets == tuple(targets)
+
+
+def test_a_way_tells_what_holds_for_all_of_its_targets() -> None:
+    """It holds the dearest price and the largest bounds, and what is unknown of one is unknown of all."""
+    sizes = {"small": (100, 10, "1"), "large": (200, 5, "2"), "vague": (None, 7, None)}
+    entries = {
+        name: Entry(
+            "openrouter",
+            ModelInfo(
+                name,
+                name,
+                None if price is None else Price(Decimal(price), Decimal(3)),
+                context_length=context,
+                max_output_tokens=most,
+            ),
+            Tier.FREE,
+        )
+        for name, (context, most, price) in sizes.items()
+    }
+    ways = Ways(Catalogue(PROVIDERS, {"openrouter": entries}))
+
+    def found(*models: str) -> Way:
+        body = {"model": models[0], "models": models[1:], "messages": [{"role": "user", "content": "hi"}]}
+        return ways.find(parse(orjson.dumps(body)), Role.USER, None)
+
+    both = found("small", "large")
+    assert (both.context_length, both.max_output_tokens) == (200, 10)
+    assert both.price == Price(Decimal(2), Decimal(3))
+    all_three = found("small", "large", "vague")
+    assert (all_three.context_length, all_three.max_output_tokens, all_three.price) == (None, 10, None)
+    assert found("small") is found("small")
+
+
+def test_only_so_many_ways_are_kept() -> None:
+    """Names that many callers may use, each in his own way, do not fill the memory."""
+    asked = parse(orjson.dumps({"model": "h/free", "messages": [{"role": "user", "content": "hi"}]}))
+    ways = Ways(CATALOGUE)
+    first = ways.find(asked, Role.USER, frozenset({"h/free"}))
+    for number in range(1_000):
+        assert ways.find(asked, Role.USER, frozenset({"h/free", str(number)})).targets == first.targets
+    assert ways.find(asked, Role.USER, frozenset({"h/free"})) is not first
 
 
 def test_a_key_may_name_models_in_any_way() -> None:

@@ -1,0 +1,112 @@
+"""What a provider's JSON says: members, texts, counts, amounts, and the usage record.
+
+Law: what makes no sense is unknown, and never an exception.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from decimal import Decimal, InvalidOperation
+from typing import Any, TypeVar
+
+from plugins.contract import Json, Usage
+
+T = TypeVar("T")
+
+NOTHING, MOST_USD = Decimal(0), Decimal(1_000_000)
+LEAST_EXPONENT = -18
+# The precision of Python's decimal context: arithmetic on an amount with more digits would round silently.
+MOST_DIGITS = 28
+MOST_TOKENS = 10**10
+_NO_MEMBERS: Json = {}
+
+
+def get(holder: object, key: str) -> Any:
+    """Return a member of what may be an object."""
+    return holder.get(key) if isinstance(holder, dict) else None
+
+
+def text(value: object) -> str:
+    """Return a text, or nothing for what is none."""
+    return value if isinstance(value, str) else ""
+
+
+def texts(value: object) -> tuple[str, ...]:
+    """Return the texts in what may be a list."""
+    return tuple(each for each in value if isinstance(each, str)) if isinstance(value, list) else ()
+
+
+def first(found: Iterable[T | None]) -> T | None:
+    """Return the first that is known."""
+    return next((each for each in found if each is not None), None)
+
+
+def count(value: object) -> int | None:
+    """Read a number of tokens, or return `None` for what cannot be one."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    # The type itself, for a truth value is an int too.
+    return value if type(value) is int and 0 <= value <= MOST_TOKENS else None
+
+
+def amount(value: object) -> Decimal | None:
+    """Read USD to the last digit, or return `None` for what cannot be an amount."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        return None
+    try:
+        # The repr of a float is the shortest text that reads back the same: the provider's own digits.
+        read = Decimal(repr(value) if isinstance(value, float) else value)
+    except InvalidOperation:
+        return None
+    if not read.is_finite() or not NOTHING <= read <= MOST_USD:
+        return None
+    is_short = isinstance(value, float) or len(read.as_tuple().digits) <= MOST_DIGITS
+    return (read if is_short and read.adjusted() >= LEAST_EXPONENT else None) if read else NOTHING
+
+
+def usage(record: object) -> Usage | None:
+    """Read a usage record, with parts clamped to their wholes; one that lacks a count is none."""
+    if not isinstance(record, dict):
+        return None
+    prompt, completion = count(record.get("prompt_tokens")), count(record.get("completion_tokens"))
+    if prompt is None or completion is None:
+        prompt, completion = _completed(prompt, completion, count(record.get("total_tokens")))
+    if prompt is None or completion is None or prompt < 0 or completion < 0:
+        return None
+    details = _part(record, "prompt_tokens_details")
+    cached = count(details.get("cached_tokens"))
+    if cached is None:
+        # Featherless writes cached_tokens flat, DeepSeek prompt_cache_hit_tokens.
+        flat = (record.get(each) for each in ("cached_tokens", "prompt_cache_hit_tokens"))
+        cached = first(map(count, flat)) or 0
+    written = min(count(details.get("cache_write_tokens")) or 0, prompt)
+    # Seen live: 2590 reasoning tokens in 2567 completion tokens.
+    reasoning = count(_part(record, "completion_tokens_details").get("reasoning_tokens")) or 0
+    return Usage(
+        prompt_tokens=prompt,
+        completion_tokens=completion,
+        cached_tokens=min(cached, prompt - written),
+        cache_write_tokens=written,
+        reasoning_tokens=min(reasoning, completion),
+        web_searches=count(_part(record, "server_tool_use_details").get("web_search_requests")) or 0,
+        cost=amount(record.get("cost")),
+        upstream_cost=amount(_part(record, "cost_details").get("upstream_inference_cost")),
+        is_byok=record.get("is_byok") is True,
+    )
+
+
+def _completed(
+    prompt: int | None, completion: int | None, total: int | None
+) -> tuple[int | None, int | None]:
+    """Work out the count that is missing, if the total and the other one are there."""
+    if prompt is None and completion is not None and total is not None:
+        return total - completion, completion
+    if completion is None and prompt is not None and total is not None:
+        return prompt, total - prompt
+    return prompt, completion
+
+
+def _part(record: Json, key: str) -> Json:
+    """Return a part of an object; one without members for what is none."""
+    found = record.get(key)
+    return found if isinstance(found, dict) else _NO_MEMBERS
