@@ -150,6 +150,8 @@ def _remains() -> Iterator[None]:
 
 
 LONG_WAITS = (
+    "tests/test_bootstrap.py",
+    "tests/fuzz/test_run.py",
     "tests/test_process.py",
     "tests/proxy/test_mongod.py",
     "tests/torture/test_trials.py",
