@@ -1,4 +1,4 @@
-"""Processes of the gateway that need not import it: they are forked by one that has, which takes a tenth of the CPU.
+"""Processes of the gateway that need not import it, which takes over a second of CPU: one that has done so forks them.
 
 The one that has imported it does nothing else: it has no thread and no event loop. What it forks is a process like
 any other, with a session, a folder and an environment of its own, that can be killed and frozen.
