@@ -15,6 +15,7 @@ from typing import Any
 import httpx
 from beanie import PydanticObjectId
 from httpx_aiohttp import AiohttpTransport
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
 from admin_api.users.schemas import NewApiKey
 from admin_api.users.service import create_api_key
@@ -33,6 +34,22 @@ _NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 _numbers = itertools.count(1)
 JWT_SECRET = "0123456789abcdef0123456789abcdef-for-tests"
 PASSWORD = "correct horse battery"
+
+
+class GivenSettings(Settings):
+    """Settings that are given as they are; to look for each in the environment takes as long as to connect."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003  not used here, as the others
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Read nothing else."""
+        return (init_settings,)
 
 
 @dataclass(frozen=True)
@@ -114,7 +131,7 @@ async def running_gateway(
     **values: Any,
 ) -> AsyncIterator[RunningGateway]:
     """Serve on a free port for a while; `values` are settings by their names."""
-    settings = Settings(jwt_secret=JWT_SECRET, providers=dict(providers or {}), **values)
+    settings: Settings = GivenSettings(jwt_secret=JWT_SECRET, providers=dict(providers or {}), **values)
     settings = settings.model_copy(update={"provider_keys": dict(provider_keys or {})})
     app = create_app(settings, mongodb_uri, clock=clock, name=f"test-{next(_numbers)}")
     app.config.TOUCHUP = False  # Sanic can rewrite its methods for one application of a process alone

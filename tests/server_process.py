@@ -8,15 +8,19 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryFile
+from typing import Any, BinaryIO
 
 import httpx
 from openai import OpenAI
 
+from tests.nursery import Child, Nursery
+
+Process = subprocess.Popen[bytes] | Child
 PROJECT = Path(__file__).resolve().parent.parent
 PASSWORD = "a long secret of mine"
 START_SECONDS = 40.0
@@ -26,7 +30,7 @@ START_SECONDS = 40.0
 class ServerProcess:
     """A running gateway, and what a newcomer does with it."""
 
-    process: subprocess.Popen[bytes]
+    process: Process
     base_url: str
     log: Path
 
@@ -85,6 +89,34 @@ class ServerProcess:
         return token
 
 
+class Starter:
+    """How processes of the gateway are started: each from nothing, unless a `nursery` forks them."""
+
+    nursery: Nursery | None = None
+
+    @classmethod
+    def start(
+        cls,
+        arguments: Sequence[str],
+        folder: Path,
+        variables: Mapping[str, str],
+        output: BinaryIO,
+        errors: BinaryIO | None = None,
+    ) -> Process:
+        """Run the gateway's command line in a session of its own, and do not wait for it."""
+        if cls.nursery is not None:
+            return cls.nursery.start(arguments, folder, variables, output, errors or output)
+        return subprocess.Popen(
+            [sys.executable, "-m", "proxy", *arguments],
+            cwd=folder,
+            env=variables,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=errors or output,
+            start_new_session=True,
+        )
+
+
 @contextmanager
 def serving_process(folder: Path, **settings: str) -> Iterator[ServerProcess]:
     """Run `python -m proxy serve` in a folder until the block ends; `settings` are environment variables."""
@@ -105,39 +137,37 @@ def serving_process(folder: Path, **settings: str) -> Iterator[ServerProcess]:
                 process.wait(5)
 
 
-def start_process(folder: Path, log: Path, **settings: str) -> subprocess.Popen[bytes]:
+def start_process(folder: Path, log: Path, **settings: str) -> Process:
     """Start `python -m proxy serve`, in a process group of its own, and do not wait for it."""
     with log.open("wb") as output:
-        return subprocess.Popen(
-            [sys.executable, "-m", "proxy", "serve"],
-            cwd=folder,
-            env=environment(**settings),
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+        return Starter.start(["serve"], folder, environment(**settings), output)
 
 
 def run_command(
     folder: Path, *arguments: str, seconds: float = 60, **settings: str
 ) -> subprocess.CompletedProcess[str]:
     """Run one command of the gateway's command line to its end."""
-    return subprocess.run(
-        [sys.executable, "-m", "proxy", *arguments],
-        cwd=folder,
-        env=environment(**settings),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=seconds,
-        check=False,
-    )
+    with TemporaryFile() as output, TemporaryFile() as errors:
+        process = Starter.start(arguments, folder, environment(**settings), output, errors)
+        try:
+            status = process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait(5)
+            raise
+        texts = [_whole(file) for file in (output, errors)]
+    return subprocess.CompletedProcess(arguments, status, *texts)
 
 
 def environment(**settings: str) -> dict[str, str]:
     """Return the environment of a process that knows of nothing but these settings."""
     kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
     return {**kept, "PYTHONPATH": str(PROJECT), "PYTHONWARNINGS": "default", **settings}
+
+
+def _whole(file: BinaryIO) -> str:
+    file.seek(0)
+    return file.read().decode()
 
 
 def free_port() -> int:

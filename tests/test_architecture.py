@@ -51,13 +51,18 @@ def module_of(path: Path) -> str:
 
 
 @functools.cache
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+@functools.cache
 def imports_of(path: Path) -> tuple[str, ...]:
     """Return the modules that a file imports, those named by `from package import module` included."""
     return tuple(_imports_of(path))
 
 
 def _imports_of(path: Path) -> Iterator[str]:
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(tree_of(path)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -97,15 +102,14 @@ def test_imports_point_one_way(path: Path) -> None:
 def test_the_core_and_the_plugins_are_pure(path: Path) -> None:
     """proxy.core and plugins import nothing that does I/O or reads a clock, and never await."""
     assert not IMPURE & {imported.partition(".")[0] for imported in imports_of(path)}
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    assert not any(isinstance(node, ast.AsyncFunctionDef) for node in ast.walk(tree))
+    assert not any(isinstance(node, ast.AsyncFunctionDef) for node in ast.walk(tree_of(path)))
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=module_of)
 def test_a_file_is_one_subject(path: Path) -> None:
     """A file opens with its law, is not called after nothing, imports at the top and stays short enough to read."""
     text = path.read_text(encoding="utf-8")
-    tree = ast.parse(text)
+    tree = tree_of(path)
     assert ast.get_docstring(tree)
     assert path.stem not in VAGUE
     assert text.count("\n") <= MOST_LINES
@@ -122,7 +126,7 @@ def test_a_file_is_one_subject(path: Path) -> None:
 def test_only_the_outermost_handler_catches_everything() -> None:
     """No `except Exception` and no bare `except` anywhere: the one for all is registered with Sanic."""
     for path in SOURCES:
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in ast.walk(tree_of(path)):
             if isinstance(node, ast.ExceptHandler):
                 names = {name.id for name in ast.walk(node.type or ast.Pass()) if isinstance(name, ast.Name)}
                 assert node.type is not None, f"{path}:{node.lineno}"

@@ -46,6 +46,7 @@ def events_at(uri: str, count: int, seconds: float = 15) -> list[dict[str, Any]]
             time.sleep(0.05)
 
 
+@pytest.mark.usefixtures("from_nothing")
 def test_from_an_empty_folder(tmp_path: Path) -> None:
     """With no setting at all: sign up, a key, the SDK, tokens and cost in the metrics; and after kill -9 all is there."""
     with serving_process(tmp_path) as server:

@@ -7,7 +7,6 @@ import json
 import subprocess
 import sys
 from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,15 +16,15 @@ from tests.test_supply_chain import HASH, LOCKS, ROOT, entries, pins
 jsonschema: Any = importlib.import_module("jsonschema_rs")
 
 
-@pytest.fixture(params=LOCKS)
+@pytest.fixture(scope="module", params=LOCKS)
 def lock(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-@pytest.fixture
-def bill(lock: str, tmp_path: Path) -> dict[str, Any]:
+@pytest.fixture(scope="module")
+def bill(lock: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Write the bill of a lock file as `make sbom` does."""
-    path = tmp_path / "sbom.cdx.json"
+    path = tmp_path_factory.mktemp("sbom") / "sbom.cdx.json"
     subprocess.run([sys.executable, "-W", "error", "tools/sbom.py", lock, str(path)], cwd=ROOT, check=True)
     written: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return written

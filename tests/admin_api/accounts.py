@@ -1,8 +1,7 @@
-"""Users of the account service in tests: with a password that is hashed once, and signed in without a form."""
+"""Users of the account service in tests: with a password, and signed in without a form."""
 
 from __future__ import annotations
 
-import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +19,6 @@ ORIGIN = "http://localhost:3000"
 NEW_PASSWORD = "another long secret"
 
 
-@functools.cache
 def password_hash() -> str:
     """Return an argon2id hash of `PASSWORD`."""
     return security.hash_password(PASSWORD)

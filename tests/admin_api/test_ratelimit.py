@@ -240,6 +240,7 @@ async def test_guessing_at_once_gains_nothing(mongodb_uri: str) -> None:
         assert (await two.http.post("/api/auth/login", json=right)).status_code == 200
 
 
+@pytest.mark.usefixtures("production_timeouts")
 async def test_without_a_database_nobody_is_refused() -> None:
     """An outage opens the limits, and is noticed once a second, not once for every rule of a request."""
     loop = asyncio.get_running_loop()

@@ -119,6 +119,7 @@ def test_the_thresholds_follow_the_settings(project: Path) -> None:
     assert set(kinds) <= set(FailureKind)
 
 
+@pytest.mark.long
 def test_prometheus_accepts_it(project: Path) -> None:
     """The configuration names its rules; where promtool is installed, it checks both and runs the rules' own tests."""
     folder = project / "deploy/prometheus"

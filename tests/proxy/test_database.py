@@ -38,6 +38,7 @@ def test_a_malformed_address_is_named(uri: str) -> None:
         database.connect(uri)
 
 
+@pytest.mark.usefixtures("production_timeouts")
 async def test_a_frozen_server_is_unavailable_in_time(tmp_path: Path) -> None:
     """A server that does not answer is `Unavailable` within two seconds, and well as soon as it answers again."""
     with embedded_mongod(tmp_path) as mongod:

@@ -301,6 +301,7 @@ def test_killed_gateway_leaves_a_mongod_that_the_next_one_uses_and_stops(data_di
     assert mongods(data_dir) == []
 
 
+@pytest.mark.long
 def test_gateway_killed_at_any_moment_of_its_start_leaves_a_usable_directory(data_dir: Path) -> None:
     """Whatever a start had done when kill -9 came, the next start ends with one good mongod."""
     for milliseconds in range(150, 500, 100):
@@ -374,6 +375,7 @@ def test_taken_port_is_exchanged_for_another(data_dir: Path) -> None:
         assert read(moved) == ["kept", "moved"]
 
 
+@pytest.mark.long
 def test_port_is_not_exchanged_under_a_running_gateway(data_dir: Path) -> None:
     """The address that a gateway was given holds: a taken port is an error until it is free again."""
     with embedded_mongod(data_dir) as database:
@@ -406,6 +408,7 @@ def test_nonsense_in_the_port_file_is_no_port(data_dir: Path, content: str) -> N
     assert EmbeddedMongod(data_dir, Path("mongod"))._recorded_port() is None
 
 
+@pytest.mark.long
 def test_damaged_port_file_is_replaced(data_dir: Path) -> None:
     """When the port file says nothing, mongod is restarted at a port that is known."""
     with Gateway(data_dir) as gateway:
@@ -420,6 +423,7 @@ def test_damaged_port_file_is_replaced(data_dir: Path) -> None:
             database.ensure_running()
 
 
+@pytest.mark.long
 def test_somebody_elses_mongod_is_not_taken_for_ours(
     data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -454,6 +458,7 @@ def test_process_that_merely_has_the_recorded_number_is_left_alone(data_dir: Pat
         bystander.kill()
 
 
+@pytest.mark.long
 def test_mongod_that_does_not_stop_is_killed(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Leaving is bounded: a mongod that does not react to SIGTERM gets SIGKILL, and recovers next time."""
     monkeypatch.setattr(mongod, "STOP_SECONDS", 0.5)
@@ -490,6 +495,7 @@ def test_forked_worker_does_not_leave_for_its_parent(data_dir: Path) -> None:
     assert mongods(data_dir) == []
 
 
+@pytest.mark.long
 def test_long_log_is_put_aside(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The log of earlier runs is kept once, and does not grow for ever."""
     monkeypatch.setattr(mongod, "LOG_BYTES", 1)

@@ -8,8 +8,6 @@ import itertools
 import json
 from typing import Any
 
-import pytest
-
 from proxy.bounds import Bounds
 from proxy.core.routing import Role
 from tests.gateway import provider_settings, running_gateway
@@ -118,37 +116,40 @@ async def test_bodies_and_heads_have_limits(mongodb_uri: str) -> None:
         assert statuses(answer) == [400]
 
 
-@pytest.mark.parametrize(
-    ("data", "drip", "expected"),
-    [
-        (b"", b"", []),
-        (b"GET / HT", b"", [408]),
-        (b"GET / HTTP/1.1\r\nHost: x\r\nX: ", b"y", [408]),
-        (POST + b"Content-Length: 1000\r\n\r\n", b"", [408]),
-        (POST + b"Content-Length: 1000\r\n\r\n", b"y", [408]),
-        (CHUNKED, b"1\r\ny\r\n", [408]),
-        (SMUGGLED, b"", [200]),
-    ],
-    ids=["silent", "half a line", "dripping head", "no body", "dripping body", "dripping chunks", "idle"],
-)
-async def test_nobody_is_waited_for_too_long(
-    mongodb_uri: str, data: bytes, drip: bytes, expected: list[int]
-) -> None:
+TOO_SLOW: dict[str, tuple[bytes, bytes, list[int]]] = {
+    "silent": (b"", b"", []),
+    "half a line": (b"GET / HT", b"", [408]),
+    "dripping head": (b"GET / HTTP/1.1\r\nHost: x\r\nX: ", b"y", [408]),
+    "no body": (POST + b"Content-Length: 1000\r\n\r\n", b"", [408]),
+    "dripping body": (POST + b"Content-Length: 1000\r\n\r\n", b"y", [408]),
+    "dripping chunks": (CHUNKED, b"1\r\ny\r\n", [408]),
+    "idle": (SMUGGLED, b"", [200]),
+}
+"""What is sent at first, what follows piece by piece, and the statuses that are answered."""
+
+
+async def test_nobody_is_waited_for_too_long(mongodb_uri: str) -> None:
     """A head, a body and an idle connection have their seconds, which no byte prolongs."""
     bounds = Bounds(head_seconds=1.0, body_seconds=1.0, idle_seconds=1.0)
-    async with (
-        running_gateway(mongodb_uri, connections=bounds) as gateway,
-        connected(gateway.base_url) as connection,
-    ):
+    async with running_gateway(mongodb_uri, connections=bounds) as gateway:
+        answers = await asyncio.gather(
+            *(dripping(gateway.base_url, data, drip) for data, drip, _ in TOO_SLOW.values())
+        )
+    for (name, (*_, expected)), answer in zip(TOO_SLOW.items(), answers, strict=True):
+        assert statuses(answer) == expected, name
+        assert (b'"REQUEST_TIMEOUT"' in answer) == (408 in expected), name
+
+
+async def dripping(base_url: str, data: bytes, drip: bytes) -> bytes:
+    """Send data, and then for ever another piece; return what was answered when the connection is closed."""
+    async with connected(base_url) as connection:
         await connection.send(data)
         ending = asyncio.create_task(connection.rest())
         while not ending.done():
             await asyncio.sleep(0.1)
             if drip and not ending.done():
                 connection.writer.write(drip)
-        answer = await ending
-        assert statuses(answer) == expected
-        assert (b'"REQUEST_TIMEOUT"' in answer) == (408 in expected)
+        return await ending
 
 
 async def torrent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

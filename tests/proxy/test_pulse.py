@@ -33,6 +33,7 @@ async def is_well(pulse: Pulse) -> bool:
     return True
 
 
+@pytest.mark.usefixtures("production_timeouts")
 async def test_what_is_known_is_said_at_once(tmp_path: Path) -> None:
     """A database that stops to answer is known to, and known again when it answers, and nobody who asks waits for that."""
     with embedded_mongod(tmp_path) as mongod:
@@ -49,6 +50,7 @@ async def test_what_is_known_is_said_at_once(tmp_path: Path) -> None:
             await client.close()
 
 
+@pytest.mark.usefixtures("production_timeouts")
 async def test_who_has_slept_asks_anew(tmp_path: Path) -> None:
     """What was heard long ago is not believed: the first who asks then waits for an answer."""
     with embedded_mongod(tmp_path) as mongod:

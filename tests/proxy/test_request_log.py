@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import socket
 from typing import Any
 
@@ -152,41 +153,31 @@ async def test_the_log_of_requests_can_be_switched_off(mongodb_uri: str, capsysb
             assert _read(capsysbinary.readouterr().err) == []
 
 
-@pytest.mark.parametrize(
-    ("given", "is_sane"),
-    [
-        ("f3b1c2d4-0000-4000-8000-123456789abc", True),
-        ("a" * 128, True),
-        ("req_000000000000000000000000", True),
-        ("a" * 129, False),
-        (f"aipasta_{'x' * 38}", False),
-        ("", False),
-        ("two words", False),
-        ("<script>", False),
-        ("a\tb", False),
-        ("%0d%0aset-cookie:x", False),
-        ("\x1b[31m", False),
-        ("é", False),
-        (".hidden", False),
-    ],
-)
-async def test_a_clients_id_comes_back(
-    mongodb_uri: str,
-    capsysbinary: Capture,
-    given: str,
-    is_sane: bool,  # noqa: FBT001  the case
-) -> None:
+async def test_a_clients_id_comes_back(mongodb_uri: str, capsysbinary: Capture) -> None:
     """A sane `x-request-id` is returned beside ours and logged; any other is replaced by ours; errors are no exception."""
+    sane = ("f3b1c2d4-0000-4000-8000-123456789abc", "a" * 128, "req_000000000000000000000000")
+    others = (
+        "a" * 129,
+        f"aipasta_{'x' * 38}",
+        "",
+        "two words",
+        "<script>",
+        "a\tb",
+        "%0d%0aset-cookie:x",
+        "\x1b[31m",
+        "é",
+        ".hidden",
+    )
     async with staged(mongodb_uri) as stage:
-        for path in ("/", "/nowhere", "/v1/models"):
+        for given, path in itertools.product((*sane, *others), ("/", "/nowhere", "/v1/models")):
             capsysbinary.readouterr()
             headers = await _headers_of(stage, path, given)
             (line,) = await lines(capsysbinary, stage, 1)
-            if is_sane:
+            if given in sane:
                 assert headers["x-request-id"] == given == line["client_request"]
                 assert headers["x-aipasta-request-id"] == line["request"] != given
             else:
-                assert headers["x-request-id"] == line["request"]
+                assert headers["x-request-id"] == line["request"], given
                 assert "x-aipasta-request-id" not in headers
                 assert "client_request" not in line
 
@@ -222,17 +213,13 @@ async def test_the_event_keeps_our_id(mongodb_uri: str) -> None:
         assert explained.status_code == 200
 
 
-@pytest.mark.parametrize(
-    "query", ["api_key=x", "apikey=x", "API-KEY=x", "token=x", "a=b&access%5Ftoken=x", "password", "key="]
-)
-async def test_a_secret_in_a_url_is_refused(mongodb_uri: str, query: str) -> None:
+async def test_a_secret_in_a_url_is_refused(mongodb_uri: str) -> None:
     """A key, token or password in a URL is a 400 that says where it belongs, on every surface, though it were good."""
+    queries = ("api_key=x", "apikey=x", "API-KEY=x", "token=x", "a=b&access%5Ftoken=x", "password", "key=")
     async with staged(mongodb_uri) as stage:
-        key = await stage.gateway.key()
-        for path in ("/v1/models", "/api/auth/me", "/health", "/nowhere"):
-            response = await stage.gateway.http.get(
-                f"{path}?{query}", headers={"authorization": f"Bearer {key}"}
-            )
-            assert response.status_code == 400, path
+        headers = {"authorization": f"Bearer {await stage.gateway.key()}"}
+        for query, path in itertools.product(queries, ("/v1/models", "/api/auth/me", "/health", "/nowhere")):
+            response = await stage.gateway.http.get(f"{path}?{query}", headers=headers)
+            assert response.status_code == 400, (path, query)
             assert "Authorization" in response.text
             assert "x-request-id" in response.headers

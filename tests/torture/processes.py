@@ -5,18 +5,18 @@ from __future__ import annotations
 import asyncio
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from pymongo import MongoClient
 from pymongo.errors import OperationFailure, PyMongoError
 
 from proxy.mongod import ENVIRONMENT, find_binary
-from tests.server_process import environment, free_port
+from tests.server_process import Process as AnyProcess
+from tests.server_process import Starter, environment, free_port
 
 REPLICA_SET = "rs0"
 READY_SECONDS = 60.0
@@ -31,7 +31,7 @@ class Process:
         self._command = list(command)
         self._folder = folder
         self._variables = dict(variables)
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: AnyProcess | None = None
         self.log = log
         self.starts = 0
 
@@ -43,16 +43,19 @@ class Process:
     def start(self) -> None:
         """Start it, and do not wait until it serves."""
         with self.log.open("ab") as output:
-            self._process = subprocess.Popen(
-                self._command,
-                cwd=self._folder,
-                env=self._variables,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
+            self._process = self._launch(output)
         self.starts += 1
+
+    def _launch(self, output: BinaryIO) -> AnyProcess:
+        return subprocess.Popen(
+            self._command,
+            cwd=self._folder,
+            env=self._variables,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
 
     def kill(self) -> None:
         """End it with `kill -9`."""
@@ -152,11 +155,14 @@ class Gateway(Process):
         """Serve with these settings."""
         self.port = free_port()
         super().__init__(
-            [sys.executable, "-m", "proxy", "serve"],
+            ["serve"],
             folder,
             folder / f"gateway-{self.port}.log",
             environment(PORT=str(self.port), LOG_LEVEL="warning", **variables),
         )
+
+    def _launch(self, output: BinaryIO) -> AnyProcess:
+        return Starter.start(self._command, self._folder, self._variables, output)
 
     async def is_ready(self) -> bool:
         """Say whether it takes requests."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
+import pytest
+
 from tests.torture import trials
 from tests.torture.trials import Trial
 
@@ -34,6 +36,7 @@ async def test_a_provider_that_cheats_is_booked_and_stopped(tmp_path: Path) -> N
     assert_holds(await trials.cheat(tmp_path, random.Random(SEED)))
 
 
+@pytest.mark.long
 async def test_a_frozen_database_stops_no_stream(tmp_path: Path) -> None:
     """While mongod is stopped, streams go on, new requests live on leases and then get 503, and all recovers."""
     assert_holds(await trials.freeze_mongod(tmp_path, random.Random(SEED), seconds=8))

@@ -174,6 +174,7 @@ async def test_login_says_nothing_about_who_exists(mongodb_uri: str) -> None:
         assert message_of(refused, 401) == "Your account has been deactivated. Please contact support."
 
 
+@pytest.mark.usefixtures("production_passwords")
 async def test_login_works_as_hard_for_everybody(mongodb_uri: str) -> None:
     """Unknown, disabled and known accounts cost the same: the hash, and as many looks at the database."""
     async with running_gateway(mongodb_uri) as gateway:
@@ -310,7 +311,7 @@ async def test_password_refusals(mongodb_uri: str) -> None:
         assert await is_good(gateway, account.token)
         stored = await account.stored()
         assert stored is not None
-        assert stored["password"] == password_hash()
+        assert stored["password"] == account.user.password
 
 
 async def test_every_reason_of_a_401_has_its_message(mongodb_uri: str) -> None:

@@ -12,6 +12,8 @@ from tests.admin_api.playground import FREE, playground
 from tests.gateway import PASSWORD
 from tests.upstreams import Behaviour
 
+pytestmark = pytest.mark.usefixtures("production_passwords")
+
 PIECES = 40
 
 

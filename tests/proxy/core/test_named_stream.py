@@ -57,7 +57,7 @@ def test_every_single_cut(name: str) -> None:
     end=st.sampled_from([b"\n", b"\r\n", b"\r"]),
     start=st.sampled_from([b"", b"\xef\xbb\xbf", b": comment\n\n"]),
 )
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_random_cuts_and_line_ends(name: str, draw: st.DataObject, end: bytes, start: bytes) -> None:
     """Any cuts, any line end, a byte order mark and comments change nothing that can be seen."""
     stream, whole = STREAMS[name]
@@ -241,7 +241,7 @@ GARBAGE = st.lists(
 
 @pytest.mark.parametrize("stream", [MessagesStream, ResponsesStream])
 @given(data=GARBAGE, provider=st.sampled_from([ROUTER, HUB, FakeProvider()]), draw=st.data())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=75, deadline=None)
 def test_garbage(stream: type[NamedStream], data: bytes, provider: Provider, draw: st.DataObject) -> None:
     """No bytes raise, no cut changes what comes of them, and only a clean end closes."""
     outcome = run(stream, cut(data, draw.draw(cuts(data))), provider)

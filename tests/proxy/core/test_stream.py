@@ -71,7 +71,7 @@ def test_every_single_cut(name: str, *, include_usage: bool) -> None:
     end=st.sampled_from([b"\n", b"\r\n", b"\r"]),
     start=st.sampled_from([b"", b"\xef\xbb\xbf"]),
 )
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=50, deadline=None)
 def test_random_cuts_and_line_ends(name: str, draw: st.DataObject, end: bytes, start: bytes) -> None:
     """Any cuts, any line end and a byte order mark change nothing that can be seen."""
     data = start + FIXTURES[name].replace(b"\n", end)
@@ -109,7 +109,7 @@ GARBAGE = st.lists(
 
 
 @given(GARBAGE, st.sampled_from(PROVIDERS), st.data())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_garbage(data: bytes, provider: Provider, draw: st.DataObject) -> None:
     """No bytes raise, no cut changes what comes of them, and only a clean end closes."""
     outcome = run(cut(data, draw.draw(cuts(data))), provider=provider)

@@ -77,7 +77,7 @@ PLACEMENTS = [
     include_usage=st.booleans(),
     draw=st.data(),
 )
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_usage_placements(
     placement: str, contents: list[str], *, is_joined: bool, include_usage: bool, draw: st.DataObject
 ) -> None:

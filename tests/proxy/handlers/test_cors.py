@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
-
 from proxy.handlers.cors import REQUEST_HEADERS
 from tests.gateway import running_gateway
 
@@ -65,36 +63,33 @@ async def test_preflights_are_answered_everywhere(mongodb_uri: str) -> None:
         assert allowed == FRONTEND_NEEDS | {"x-stainless-os"}
 
 
-@pytest.mark.parametrize(
-    "origin",
-    [
-        "null",
-        "",
-        "*",
-        "https://evil.example",
-        "http://localhost:3000.evil.example",
-        "http://evil.example/http://localhost:3000",
-        "http://localhost:3002",
-        "http://localhost",
-        "https://localhost:3000",
-        "HTTP://LOCALHOST:3000",
-        "http://localhost:3000/",
-        "http://user@localhost:3000",
-        " http://localhost:3000 x",
-    ],
-)
-async def test_other_origins_get_nothing(mongodb_uri: str, origin: str) -> None:
+async def test_other_origins_get_nothing(mongodb_uri: str) -> None:
     """An origin that is not exactly one of ours may read no answer, and is told nothing in a preflight."""
     async with running_gateway(mongodb_uri) as gateway:
-        answers = [
-            await gateway.http.get("/health", headers={"origin": origin}),
-            await gateway.http.get("/api/auth/me", headers={"origin": origin}),
-            await gateway.http.options("/api/auth/me", headers={**PREFLIGHT, "origin": origin}),
-        ]
-        for answer in answers:
-            assert not [name for name in answer.headers if name.startswith("access-control-")]
-            assert answer.headers["vary"] == "Origin"
-        assert [answer.status_code for answer in answers] == [200, 401, 204]
+        for origin in (
+            "null",
+            "",
+            "*",
+            "https://evil.example",
+            "http://localhost:3000.evil.example",
+            "http://evil.example/http://localhost:3000",
+            "http://localhost:3002",
+            "http://localhost",
+            "https://localhost:3000",
+            "HTTP://LOCALHOST:3000",
+            "http://localhost:3000/",
+            "http://user@localhost:3000",
+            " http://localhost:3000 x",
+        ):
+            answers = [
+                await gateway.http.get("/health", headers={"origin": origin}),
+                await gateway.http.get("/api/auth/me", headers={"origin": origin}),
+                await gateway.http.options("/api/auth/me", headers={**PREFLIGHT, "origin": origin}),
+            ]
+            for answer in answers:
+                assert not [name for name in answer.headers if name.startswith("access-control-")], origin
+                assert answer.headers["vary"] == "Origin"
+            assert [answer.status_code for answer in answers] == [200, 401, 204]
 
 
 async def test_every_answer_may_be_read_by_our_pages(mongodb_uri: str) -> None:

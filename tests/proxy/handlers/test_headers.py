@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 
+from proxy.bounds import Bounds
 from proxy.core.routing import Role
 from proxy.handlers.headers import ALWAYS, IN_PRODUCTION
 from proxy.settings import ProviderSettings
@@ -42,7 +43,9 @@ def assert_protected(answer: httpx.Response, *, may_be_read: bool = True) -> Non
 async def test_every_status_is_protected(mongodb_uri: str) -> None:
     """Each status that the gateway knows carries the security headers, an id and the CORS headers, on both surfaces."""
     limits = {"chat_body_bytes": 100_000}
-    async with staged(mongodb_uri, limits=limits, timeouts={"first_byte": 0.2, "total": 0.4}) as stage:
+    patience = {"first_byte": 0.2, "total": 0.4}
+    bounds = Bounds(head_seconds=1.0)
+    async with staged(mongodb_uri, limits=limits, timeouts=patience, connections=bounds) as stage:
         stage.gateway.http.headers["origin"] = ORIGIN
         seen = [answer async for answer in _answers(stage)]
         for answer in seen:
@@ -106,7 +109,6 @@ async def _failures(stage: Stage, key: str) -> AsyncIterator[httpx.Response]:
     endpoint = gateway.parts.relay.endpoints.pop("openrouter")
     yield await gateway.chat(key, ask(MINI))  # a defect
     gateway.parts.relay.endpoints["openrouter"] = endpoint
-    gateway.app.config["REQUEST_TIMEOUT"] = 0.2
     yield await _half_a_request(gateway)
     await gateway.parts.completions.drain(0)
     yield await gateway.chat(key, ask(MINI))
