@@ -150,6 +150,39 @@ def test_failed_installation_is_told_and_does_not_count(project: Path) -> None:
     assert not (project / ".venv" / "installed.json").exists()
 
 
+@pytest.mark.long
+def test_pip_installs_where_uv_cannot(project: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """A uv that is not to be had is told, and what was to be installed is installed all the same."""
+    (project / LOCKS[1]).write_text(f"uv==0.0.0 \\\n    --hash=sha256:{'0' * 64}\n")
+    environment.ensure_installed(project, LOCKS[:1])
+    assert "uv could not, so pip tries" in capfd.readouterr().err
+    assert environment.read_stamp(project / ".venv", project / ".venv" / "installed.json")
+
+
+def test_uv_is_the_one_that_is_locked() -> None:
+    """The lines that pin uv, with its hashes, are taken from the lock as they stand, and nothing else."""
+    pinned = environment.uv_of(ROOT / LOCKS[1])
+    assert re.fullmatch(r"uv==[\d.]+ \\\n(    --hash=sha256:[0-9a-f]{64}( \\)?\n)+", pinned)
+    assert environment.uv_of(ROOT / LOCKS[0]) == environment.uv_of(ROOT / "no.lock") == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "has_own"),
+    [
+        ("PIP_INDEX_URL", "http://packages.example/simple", True),
+        ("PIP_NO_INDEX", "1", True),
+        ("PIP_TIMEOUT", "9", False),
+    ],
+)
+def test_who_told_pip_where_packages_are_gets_pip(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, *, has_own: bool
+) -> None:
+    """uv reads no configuration of pip, so it is not asked where there is one that matters."""
+    monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
+    monkeypatch.setenv(name, value)
+    assert environment.has_own_index((sys.executable, "-m", "pip")) is has_own
+
+
 def test_environment_whose_python_is_gone_does_not_count(tmp_path: Path) -> None:
     """An upgrade of the system's Python can leave .venv without an interpreter: it is built anew."""
     (tmp_path / "installed.json").write_text('{"requirements.lock": "1"}')
