@@ -111,11 +111,15 @@ def budget(results: Results) -> list[tuple[str, float, float]]:
     return found
 
 
+def _short(figure: float) -> str:
+    return f"{figure:,.0f}" if figure >= 100 else f"{figure:.3g}"  # noqa: PLR2004  where a fraction says nothing
+
+
 def _budget(results: Results) -> str:
     lines = ["| | measured | at most | |", "|---|---|---|---|"]
     for what, figure, most in budget(results):
         verdict = "" if figure <= most else "**over**"
-        lines.append(f"| {what} | {figure:.3g} | {most:.3g} | {verdict} |")
+        lines.append(f"| {what} | {_short(figure)} | {_short(most)} | {verdict} |")
     return "\n".join(lines)
 
 

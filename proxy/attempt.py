@@ -167,7 +167,7 @@ class Attempt:
             return SILENT
         if self._stream is None:
             return UNFINISHED
-        if self._audience.is_slow:
+        if self._unsent or self._audience.is_slow:
             self._audience.is_gone = self.is_abandoned = True
             return None
         return STALLED
@@ -232,6 +232,7 @@ class Attempt:
             while await response.pour(take):
                 if self._unsent:
                     await self._audience.send(self._unsent)
+                    self._unsent = b""
                     self._look_around(stream)
                 if self.is_abandoned:
                     return None

@@ -177,42 +177,62 @@ def resident() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-async def test_a_slow_client_slows_its_provider(mongodb_uri: str) -> None:
-    """What a client does not read its provider does not get to send; when it reads on, it gets everything."""
-    event = b'data: {"id":"x","model":"m","choices":[{"index":0,"delta":{"content":"%b"}}]}\n\n' % (
-        b"x" * 20_000
-    )
+EVENT = b'data: {"id":"x","model":"m","choices":[{"index":0,"delta":{"content":"%b"}}]}\n\n' % (b"x" * 20_000)
+EVENTS = 2_000
+
+
+@asynccontextmanager
+async def talkative(mongodb_uri: str, **timeouts: float) -> AsyncIterator[tuple[RunningGateway, list[int]]]:
+    """Run a gateway before a provider whose every answer is a stream of 40 MB, and count the bytes that it could send."""
     models = b'{"object":"list","data":[{"id":"m"}]}'
-    sent = 0
+    sent: list[int] = []
 
     async def answer(writer: asyncio.StreamWriter) -> None:
-        nonlocal sent
-        if stage is None:
+        if not is_ready.is_set():
             writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(models), models))
             return
         writer.write(HEAD)
-        for _ in range(2_000):
-            writer.write(b"%x\r\n%b\r\n" % (len(event), event))
+        for _ in range(EVENTS):
+            writer.write(b"%x\r\n%b\r\n" % (len(EVENT), EVENT))
             await writer.drain()
-            sent += len(event)
+            sent.append(len(EVENT))
         writer.write(b"e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n")
 
-    stage = None
+    is_ready = asyncio.Event()
     async with answering(answer) as base_url:
-        timeouts = {"idle": 60, "total": 120}
         plain = provider_settings("openai_compatible", base_url, tier="free", timeouts=timeouts)
-        async with running_gateway(mongodb_uri, {"plain": plain}) as stage:
-            reader, writer = await asking(stage, ask("m", stream=True))
-            assert 0 < await at_rest(lambda: sent) < 20 * 2**20, "of 40 MB that wait to be sent"
-            received, tail = 0, b""
-            while data := await reader.read(2**20):
-                received += len(data)
-                tail = (tail + data)[-100:]
-            writer.close()
-            await writer.wait_closed()
-            assert tail.endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n")
-            assert received > sent == 2_000 * len(event)
-            assert [event["outcome"] for event in await stage.events()] == ["completed"]
+        async with running_gateway(mongodb_uri, {"plain": plain}) as gateway:
+            is_ready.set()
+            yield gateway, sent
+
+
+async def test_a_slow_client_slows_its_provider(mongodb_uri: str) -> None:
+    """What a client does not read its provider does not get to send; when it reads on, it gets everything."""
+    async with talkative(mongodb_uri, idle=60, total=120) as (gateway, sent):
+        reader, writer = await asking(gateway, ask("m", stream=True))
+        assert 0 < await at_rest(lambda: sum(sent)) < 20 * 2**20, "of 40 MB that wait to be sent"
+        received, tail = 0, b""
+        while data := await reader.read(2**20):
+            received += len(data)
+            tail = (tail + data)[-100:]
+        writer.close()
+        await writer.wait_closed()
+        assert tail.endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n")
+        assert received > sum(sent) == EVENTS * len(EVENT)
+        assert [event["outcome"] for event in await gateway.events()] == ["completed"]
+
+
+async def test_a_client_that_does_not_read_is_not_its_providers_fault(mongodb_uri: str) -> None:
+    """A stream that stands still because of its client ends as that client's leaving, when it has stood long enough."""
+    async with talkative(mongodb_uri, idle=1, total=60) as (gateway, sent):
+        _, writer = await asking(gateway, ask("m", stream=True))
+        async with asyncio.timeout(20):
+            while not (events := await gateway.events()):  # noqa: ASYNC110  it is written when it is written
+                await asyncio.sleep(0.1)
+        writer.close()
+        assert sum(sent) < EVENTS * len(EVENT)
+        assert [event["outcome"] for event in events] == ["client_gone"]
+        assert [attempt["outcome"] for attempt in events[0]["attempts"]] == ["client_gone"]
 
 
 async def asking(
