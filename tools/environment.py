@@ -161,8 +161,9 @@ def install(guard: int, venv: Path, lock: Path, uv: str) -> None:
             pinned.write_text(uv)
             try:
                 run(guard, *pip, *exactly, "--target", folder, "--requirement", str(pinned))
-                by_uv = f"{folder}/bin/uv", "pip", *exactly, "--quiet", "--python", f"{venv}/bin/python"
-                run(guard, *by_uv, "--requirement", str(lock))
+                # Compiled here once, on all cores; else each process that is started first does it for itself.
+                how = "--compile-bytecode", "--quiet", "--python", f"{venv}/bin/python"
+                run(guard, f"{folder}/bin/uv", "pip", *exactly, *how, "--requirement", str(lock))
             except Refusal:
                 say("uv could not, so pip tries, which knows other proxies and certificates")
             else:
