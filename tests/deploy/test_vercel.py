@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
+import pytest
 
 from tests.server_process import environment, free_port
 
@@ -63,6 +64,7 @@ def _wait_for(http: httpx.Client, process: subprocess.Popen[bytes], log: Path) -
             return
 
 
+@pytest.mark.long
 def test_it_serves_in_production_without_a_disk(mongodb_uri: str, tmp_path: Path) -> None:
     """It serves from variables alone, writes no file, and knows its clients by the address that Vercel names."""
     home = tmp_path / "home"
@@ -81,6 +83,7 @@ def test_it_serves_in_production_without_a_disk(mongodb_uri: str, tmp_path: Path
     assert not any(home.iterdir())
 
 
+@pytest.mark.long
 def test_it_says_what_is_missing(tmp_path: Path) -> None:
     """Without MONGODB_URI it does not start, and says why."""
     command = [sys.executable, "-c", "import api.index"]

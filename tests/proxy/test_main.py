@@ -118,6 +118,7 @@ def test_what_goes_wrong_at_once_costs_little(
     assert not names & (DRIVER | SERVER | CLIENT)
 
 
+@pytest.mark.long
 def test_a_command_imports_what_it_needs() -> None:
     """Who works on the database alone imports no web server and no client for providers, and who asks providers no server."""
     nowhere = {"MONGODB_URI": "mongodb://"}

@@ -266,6 +266,7 @@ def test_is_shared_and_stops_with_the_last_user(data_dir: Path) -> None:
         assert mongods(data_dir) == []
 
 
+@pytest.mark.long
 def test_many_starting_at_once_get_one_mongod(data_dir: Path) -> None:
     """Gateways that start in the same moment on an empty directory share one mongod."""
     gateways = [Gateway(data_dir) for _ in range(4)]
