@@ -255,10 +255,8 @@ class Attempt:
             if stream.failure is None:
                 self._admission.has_begun()
         if out and stream.is_done and stream.failure is None and self._services.meter.settles_at_once:
-            self.body, out = (
-                out,
-                b"",
-            )  # a write less: the last bytes, for which nobody has to wait, follow at once
+            # A write less: the last bytes, for which nobody has to wait, follow at once.
+            self.body, out = out, b""
         self._unsent = b"" if not out or self._audience.send_now(out) else out
         self._look_around(stream)
         return bool(self._unsent) or self.is_abandoned or self._is_at_its_end(stream)

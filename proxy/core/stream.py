@@ -56,7 +56,7 @@ class ChatStream(AnswerStream):
     def _forward_event(self, event: Event) -> bytes:
         """Pass on unread a chunk that brings but another text in the mould of one before it.
 
-        Reading it takes three times as long, and a stream is made of such chunks.
+        Reading it takes more than twice as long, and a stream is made of such chunks.
         """
         (data, name), (before, after) = event, self._mould
         if data.startswith(before) and data.endswith(after) and not name:
