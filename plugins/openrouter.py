@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from decimal import Decimal
+from functools import lru_cache
 from urllib.parse import quote
 
 import orjson
@@ -85,11 +86,8 @@ class OpenRouter(OpenAICompatible):
         routing = given if isinstance(given, dict) else {}
         wanted = get(routing, "max_price")
         bounds = wanted if isinstance(wanted, dict) else {}
-        ours = {
-            "prompt": call.max_price.prompt.scaleb(MILLION),
-            "completion": call.max_price.completion.scaleb(MILLION),
-            "request": call.max_price.request,  # the one that is not per million
-        }
+        price = call.max_price
+        ours = _bounds(price.prompt, price.completion, price.request)
         body["provider"] = {**routing, "max_price": {**bounds, **_lowest(ours, bounds)}}
         return body
 
@@ -163,12 +161,25 @@ class OpenRouter(OpenAICompatible):
         return "".join(filter(str.isalnum, (backing or "").lower())) in CANCELLABLE
 
 
-def _lowest(ours: Mapping[str, Decimal], bounds: Mapping[str, object]) -> dict[str, object]:
-    """Keep the caller's bound where it is lower; ours go as decimal strings, the type in the API's schema."""
+@lru_cache(maxsize=1_024)
+def _bounds(prompt: Decimal, completion: Decimal, request: Decimal) -> Mapping[str, str]:
+    """Write a price as bounds: per million tokens, but per one request; decimal strings, the type in the API's schema."""
+    millions = {
+        "prompt": prompt.scaleb(MILLION),
+        "completion": completion.scaleb(MILLION),
+        "request": request,
+    }
+    return {name: format(price, "f") for name, price in millions.items()}
+
+
+def _lowest(ours: Mapping[str, str], bounds: Mapping[str, object]) -> Mapping[str, object]:
+    """Keep the caller's bound where it is lower."""
+    if not bounds:
+        return ours
     chosen: dict[str, object] = {}
     for name, price in ours.items():
         wanted = amount(bounds.get(name))
-        chosen[name] = format(price, "f") if wanted is None or wanted > price else bounds[name]
+        chosen[name] = price if wanted is None or wanted > Decimal(price) else bounds[name]
     return chosen
 
 

@@ -43,6 +43,7 @@ CROWDED_IDLE_SECONDS = 5.0
 _PROGRESS_BYTES = 16 * 2**10
 _HEAD_TOO_LARGE = 431
 _LONGEST_CHUNK_HEAD = 256
+_MOST_UNREAD = 2**16
 # The CRLF is the end of what stands before: of the head, or of the chunk.
 _CHUNK_HEAD = re.compile(rb"\r\n[0-9A-Fa-f]{1,15}(?:[ \t]*;[\t -~\x80-\xff]*)?\r\n")
 _VERSIONS = frozenset({"HTTP/1.0", "HTTP/1.1"})
@@ -235,8 +236,9 @@ class StrictHttp(Http):
 class Protocol(HttpProtocol):
     """One connection."""
 
-    __slots__ = ("_is_one_too_many", "_phase", "_since", "door")
+    __slots__ = ("_arrival", "_is_one_too_many", "_phase", "_since", "door")
     HTTP_CLASS = StrictHttp
+    recv_buffer: bytearray
     transport: Any
     _task: Any
 
@@ -246,6 +248,7 @@ class Protocol(HttpProtocol):
         self._is_one_too_many = False
         self._phase: tuple[object, ...] = ()
         self._since = 0.0
+        self._arrival: asyncio.Future[None] | None = None
         super().__init__(app=app, **options)
         self.request_handler = self._handle
 
@@ -256,6 +259,20 @@ class Protocol(HttpProtocol):
         self._is_one_too_many = len(self.connections) > most
         if len(self.connections) > 2 * most:
             self.abort()
+
+    def data_received(self, data: bytes) -> None:
+        """Keep what arrives until it is read, but not without end."""
+        self.recv_buffer += data
+        if len(self.recv_buffer) >= _MOST_UNREAD:
+            self.transport.pause_reading()
+        if self._arrival is not None and not self._arrival.done():
+            self._arrival.set_result(None)
+
+    async def receive_more(self) -> None:
+        """Wait until more has arrived; with Sanic's event for it, a chat takes 1.5 % more CPU."""
+        self.transport.resume_reading()
+        self._arrival = self.loop.create_future()
+        await self._arrival
 
     async def send(self, data: bytes) -> None:
         """Send bytes once there is room for more; raise `RequestCancelled` when nobody is there any more."""
@@ -349,7 +366,7 @@ class Protocol(HttpProtocol):
             self.http.body_limit = door.bounds.body_bytes
             await self._refuse(request, "at its limit of concurrent requests")
             return
-        await self.app.handle_request(request)
+        await self.app.ctx.dispatch.answer(request, self.http)
 
     async def _is_served_anyway(self, request: Request) -> bool:
         self.http.keep_alive = False

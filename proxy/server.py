@@ -9,6 +9,7 @@ from typing import Any
 from sanic import HTTPResponse, Request, Sanic
 from sanic.config import Config
 from sanic.exceptions import RequestCancelled
+from sanic.response import BaseHTTPResponse
 from sanic_ext import Extend
 
 from admin_api import lifecycle, ratelimit
@@ -25,6 +26,7 @@ from proxy.catalog import Catalog
 from proxy.clock import Clock, utc_now
 from proxy.completions import Completions
 from proxy.database import Client, Database
+from proxy.dispatch import Dispatch
 from proxy.door import Door
 from proxy.endpoints import endpoints
 from proxy.errors import UnsupportedMedia
@@ -84,8 +86,7 @@ def create_app(
     app.error_handler.add(RequestCancelled, errors.answer_nobody)
     # Of sanic-ext's parts, injection would look at every request (a sixtieth of a chat's CPU), and nothing needs it.
     Extend(app, built_in_extensions=False)
-    app.on_request(_begin_request)
-    app.on_response(_end_request)  # type: ignore[no-untyped-call]  # Sanic has no annotation here
+    app.ctx.dispatch = Dispatch(app, _begin_request, _end_request)
 
     @app.before_server_start
     async def open_gateway(app: App) -> None:
@@ -244,7 +245,6 @@ def _sanic_config(settings: Settings) -> Config:
 
 
 async def _begin_request(request: Request) -> HTTPResponse | None:
-    # One middleware for all: Sanic finds out of each, for every request, whether it has to be waited for.
     settings: Settings = request.app.ctx.gateway.settings
     identity.begin(request, request.app.ctx.request_log, settings.trusted_proxies)
     # Sanic stops reading while a large body waits, and then never sees that the client has left.
@@ -259,7 +259,7 @@ async def _begin_request(request: Request) -> HTTPResponse | None:
     return preflight
 
 
-async def _end_request(request: Request, response: HTTPResponse) -> None:
+def _end_request(request: Request, response: BaseHTTPResponse) -> None:
     settings: Settings = request.app.ctx.gateway.settings
     ratelimit.add_headers(request, response)
     cors.add_headers(request, response, settings.allowed_origins)

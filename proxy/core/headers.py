@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from functools import lru_cache
+from math import ceil
 
 from proxy.core.rules import Kind, Rule
 
+_MINUTE = 60
 _NAMES = {
     kind: (f"x-ratelimit-limit-{name}", f"x-ratelimit-remaining-{name}", f"x-ratelimit-reset-{name}")
     for kind, name in ((Kind.REQUESTS, "requests"), (Kind.TOKENS, "tokens"))
@@ -34,15 +37,18 @@ def exhausted_headers(rule: Rule, now: datetime) -> dict[str, str]:
 
 
 def duration(seconds: float) -> str:
-    """Write a time span as Go does and OpenAI's headers do: `6m0s`, `2m52.8s`, `120ms`."""
+    """Write a time span as Go does and OpenAI's headers do: `6m0s`, `12.8s`, `120ms`; from a minute on in whole seconds."""
     if seconds < 1:
         return f"{max(0, round(seconds * 1000))}ms"
+    return f"{round(seconds, 3):g}s" if seconds < _MINUTE else _long(ceil(seconds))
+
+
+@lru_cache(maxsize=64)
+def _long(seconds: int) -> str:
+    # Most windows are a day or a month: all answers of a second say the same, which takes 12 us to write.
     minutes, rest = divmod(seconds, 60)
-    hours, minutes = divmod(int(minutes), 60)
-    text = f"{round(rest, 3):g}s"
-    if hours:
-        return f"{hours}h{minutes}m{text}"
-    return f"{minutes}m{text}" if minutes else text
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h{minutes}m{rest}s" if hours else f"{minutes}m{rest}s"
 
 
 def _headers(rule: Rule, remaining: int, now: datetime) -> dict[str, str]:

@@ -12,9 +12,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from decimal import ROUND_CEILING, Decimal
+from decimal import Decimal
 from enum import StrEnum
 from functools import lru_cache
+from math import ceil
 
 from plugins.contract import Price
 from proxy.core.bill import Bill
@@ -245,4 +246,4 @@ def _window(period: Period, now: datetime) -> str:
 
 def _up(usd: Decimal) -> int:
     """Convert USD to pico-dollars for a hold: upwards, so that it is never below the worst case."""
-    return int((usd * _PICO).to_integral_value(rounding=ROUND_CEILING))
+    return ceil(usd * _PICO)

@@ -76,9 +76,9 @@ class StreamingClient:
             raise ClientGone
         # Without these two headers, proxies in front of us would hold the stream back to compress or buffer it.
         headers = {**headers, "cache-control": "no-cache, no-transform", "x-accel-buffering": "no"}
-        self._response = await self._request.respond(
-            HotResponse(b"", headers, "text/event-stream; charset=utf-8")
-        )
+        response = HotResponse(b"", headers, "text/event-stream; charset=utf-8")
+        await self._request.app.ctx.dispatch.respond(self._request, response)
+        self._response = response
 
     async def send(self, data: bytes) -> None:
         """Send one piece at once."""
