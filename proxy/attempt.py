@@ -18,6 +18,7 @@ from proxy.call import Plan, Services
 from proxy.core.answer_stream import AnswerStream
 from proxy.core.bill import NOTHING, Bill, Served, bill
 from proxy.core.routing import with_native_models
+from proxy.deadlines import NEVER, Deadline
 from proxy.documents import Outcome
 from proxy.health import Admission
 from proxy.metering.contract import AttemptRecord, Progress, Reservation
@@ -25,9 +26,6 @@ from proxy.relay import MAX_ANSWER_BYTES, RelayFailed, UpstreamResponse
 
 NOTE_SECONDS = 2.0
 """How often a long stream is noted, so that a process that dies leaves a fair estimate behind."""
-
-_SLACK = 1 / 16
-"""The part of its patience that a stream may get more of: setting a timer anew for every chunk took 1.4 % of its CPU."""
 
 SILENT = Failure(FailureKind.TIMEOUT, "The provider did not answer in time.")
 UNFINISHED = Failure(FailureKind.TIMEOUT, "The provider did not finish its answer in time.")
@@ -79,8 +77,7 @@ class Attempt:
         self.body = b""
         self._is_over = False
         self._unsent = b""
-        self._renew_at = 0.0
-        self._patience: asyncio.Timeout
+        self._patience: Deadline
 
     @property
     def is_streaming(self) -> bool:
@@ -96,8 +93,7 @@ class Attempt:
         """Serve the call, or return why not; the target's whole time counts from the begin of the call."""
         self._deadline = call_began + self._timeouts.total
         try:
-            # One timer for all phases, which set it anew: each of its own took 1 % of a chat's CPU.
-            async with asyncio.timeout_at(self._head_deadline()) as self._patience:
+            with self._services.deadlines.at(self._head_deadline()) as self._patience:
                 self.failure = await self._exchange()
             self.is_served = self.failure is None and not self.is_abandoned
         except RelayFailed as exc:
@@ -190,12 +186,12 @@ class Attempt:
 
     async def _read(self, response: UpstreamResponse) -> Failure | None:
         if not 200 <= response.status < 300:  # noqa: PLR2004  success, as HTTP defines it
-            self._patience.reschedule(None)  # it has its own
+            self._patience.at = NEVER  # it has its own
             return await self._services.relay.read_failure(self.target.entry.provider, response)
         if not self._plan.asked.stream:
             return await self._collect(response)
         if self._is_whole(response):
-            self._patience.reschedule(self._deadline)
+            self._patience.at = self._deadline
             return await self._collect(response)
         return await self._pump(response)
 
@@ -226,7 +222,7 @@ class Attempt:
         """Pass a stream on until it ends."""
         asked, now = self._plan.asked, self._loop.time()
         stream = self._stream = asked.form.stream(self._endpoint.provider, asked, self._translator)
-        self._patience.reschedule(min(self._deadline, now + self._timeouts.first_byte))
+        self._patience.at = min(self._deadline, now + self._timeouts.first_byte)
         take = partial(self._take, stream)
         try:
             while await response.pour(take):
@@ -266,10 +262,7 @@ class Attempt:
         # Who serves, and so whether closing stops the bill, may be known only now.
         self.is_abandoned = self._audience.is_gone and not stream.is_done and self.should_cancel()
         now = self._loop.time()
-        if now >= self._renew_at:
-            slack = self._timeouts.idle * _SLACK
-            self._patience.reschedule(min(self._deadline, now + self._timeouts.idle + slack))
-            self._renew_at = now + slack
+        self._patience.at = min(self._deadline, now + self._timeouts.idle)
         if now - self._noted_at > NOTE_SECONDS:
             self._take_stock(stream)
             self._note()

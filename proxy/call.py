@@ -15,6 +15,7 @@ from proxy.core.pricing import to_pico
 from proxy.core.routing import Target
 from proxy.core.rules import used_of
 from proxy.core.values import frozen
+from proxy.deadlines import Deadlines
 from proxy.health import Health
 from proxy.metering.contract import Meter, Reservation, Settlement, Want
 from proxy.metering.event import is_over_hold
@@ -73,6 +74,7 @@ class Services:
     reconciler: Reconciler
     metrics: Metrics
     request_log: RequestLog
+    deadlines: Deadlines
     usd_inr_rate: Decimal
     clock: Callable[[], datetime]
     settlements: set[asyncio.Task[None]] = field(default_factory=set)

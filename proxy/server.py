@@ -26,6 +26,7 @@ from proxy.catalog import Catalog
 from proxy.clock import Clock, utc_now
 from proxy.completions import Completions
 from proxy.database import Client, Database
+from proxy.deadlines import Deadlines
 from proxy.dispatch import Dispatch
 from proxy.door import Door
 from proxy.endpoints import endpoints
@@ -162,7 +163,8 @@ async def _start_parts(
     health = Health(relay.endpoints, settings.resilience, metrics)
     reconciler = Reconciler(relay, patience=settings.reconcile_seconds)
     meter = await _meter(settings, store, beats, reconciler, metrics)
-    services = Services(relay, health, meter, reconciler, metrics, request_log, settings.usd_inr_rate, clock)
+    deadlines, rate = Deadlines(), settings.usd_inr_rate
+    services = Services(relay, health, meter, reconciler, metrics, request_log, deadlines, rate, clock)
     completions = Completions(
         services, catalog, settings.limits, keep_alive_seconds=settings.keep_alive_seconds
     )
