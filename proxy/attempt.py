@@ -27,6 +27,7 @@ from proxy.relay import MAX_ANSWER_BYTES, RelayFailed, UpstreamResponse
 NOTE_SECONDS = 2.0
 """How often a long stream is noted, so that a process that dies leaves a fair estimate behind."""
 
+_NOTHING_YET = Served()
 SILENT = Failure(FailureKind.TIMEOUT, "The provider did not answer in time.")
 UNFINISHED = Failure(FailureKind.TIMEOUT, "The provider did not finish its answer in time.")
 STALLED = Failure(FailureKind.TIMEOUT, "The provider's stream stalled.")
@@ -70,7 +71,7 @@ class Attempt:
         self.is_served = False
         self.is_abandoned = False
         self.failure: Failure | None = None
-        self.served = Served()
+        self.served = _NOTHING_YET
         self.served_model: str | None = None
         self.generation_id: str | None = None
         self.first_token_at: float | None = None

@@ -20,7 +20,7 @@ class Audience:
         """Begin before the first byte."""
         self._client = client
         self._loop = asyncio.get_running_loop()
-        self._writing = asyncio.Lock()
+        self._writing: asyncio.Lock | None = None
         self._last_sent = self._loop.time()
         self.headers: Mapping[str, str] = {}
         self.has_started = False
@@ -29,7 +29,7 @@ class Audience:
     @property
     def is_slow(self) -> bool:
         """Say whether a piece is on its way to the client now, which does not read it."""
-        return self._writing.locked()
+        return self._writing is not None and self._writing.locked()
 
     async def send(self, data: bytes) -> None:
         """Send a piece, the headers first, waiting for a slow reader; take note if the client has left."""
@@ -57,6 +57,8 @@ class Audience:
     async def _send(self, data: bytes, send: Callable[[bytes], Awaitable[None]]) -> None:
         if self.is_gone:
             return
+        if self._writing is None:  # a whole answer needs none
+            self._writing = asyncio.Lock()
         try:
             async with self._writing:
                 if not self.has_started:

@@ -6,8 +6,9 @@ Foreign exceptions become `RelayFailed` here and nowhere else.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import cast
 from urllib.parse import urlsplit
 
@@ -89,12 +90,10 @@ class UpstreamResponse:
     ) -> None:
         """Wrap an answer whose head has arrived."""
         self._stream = stream
-        self._pieces = aiter(stream)
+        self._pieces: AsyncIterator[bytes] | None = None
         self.status = status
         # httpx guesses an encoding for each look at the headers; HTTP knows one.
-        self.headers: Mapping[str, str] = {
-            name.decode("latin-1").lower(): value.decode("latin-1") for name, value in headers
-        }
+        self.headers: Mapping[str, str] = {_name(name): value.decode("latin-1") for name, value in headers}
         # It was asked for as it is; what unpacks has no bound that a sender of few bytes has to keep.
         self._is_encoded = self.headers.get("content-encoding", "identity").strip().lower() not in _PLAIN
         self.received = 0
@@ -110,6 +109,7 @@ class UpstreamResponse:
         try:
             if isinstance(self._stream, Body):
                 return await self._stream.pour(take)
+            self._pieces = self._pieces or aiter(self._stream)
             async for piece in self._pieces:
                 if take(piece):
                     return True
@@ -215,6 +215,12 @@ async def _ask_by_httpx(
     response = await transport.handle_async_request(outgoing)
     stream = cast("httpx.AsyncByteStream", response.stream)
     return UpstreamResponse(response.status_code, response.headers.raw, stream)
+
+
+@lru_cache(maxsize=1_024)
+def _name(raw: bytes) -> str:
+    """Read a header's name, of which every answer of a provider has the same two dozen."""
+    return raw.decode("latin-1").lower()
 
 
 def translated(exc: BaseException) -> RelayFailed:

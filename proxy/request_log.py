@@ -47,7 +47,8 @@ class RequestLine:
         if self.status is not None:
             return
         self.status = status
-        self.fields["ms"] = round((time.perf_counter() - self.began) * 1000, 1)
+        # Tenths of a millisecond, for which `round` takes 5 us.
+        self.fields["ms"] = int((time.perf_counter() - self.began) * 10_000) / 10
         self.fields |= fields
         if self.connection is not None:
             self.connection.remove_done_callback(self.connection_ended)
