@@ -17,6 +17,11 @@ class LineDecoder:
         self._limit = max_line_bytes
         self._rest = bytearray()
 
+    @property
+    def is_between_events(self) -> bool:
+        """Say whether the next byte is the first one of a line."""
+        return not self._rest
+
     def feed(self, data: bytes) -> list[Event]:
         """Return the lines that `data` finishes; may raise `EventTooLarge`."""
         finished, end, rest = data.rpartition(b"\n")

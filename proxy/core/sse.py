@@ -42,6 +42,11 @@ class SseDecoder:
         self._is_after_cr = False
         self._rest = bytearray()
 
+    @property
+    def is_between_events(self) -> bool:
+        """Say whether the next byte is the first one of an event."""
+        return not self._rest and self._start is None and not self._is_after_cr
+
     def feed(self, data: bytes) -> list[Event]:
         """Return the events that `data` finishes; may raise `EventTooLarge`."""
         if self._start is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import orjson
 import pytest
@@ -27,7 +28,7 @@ def _chunk(raw: bytes) -> bytes:
 
 def _unread(data: bytes) -> Outcome:
     """Play a stream in which every chunk is read: an `event` field is worth a look."""
-    outcome = run([data.replace(b"data: ", b"event: chunk\ndata: ")])
+    outcome = run([re.sub(rb"(?:\A|(?<=\n\n))data: ", b"event: chunk\ndata: ", data)])
     return outcome._replace(closing=outcome.closing.replace(b"event: chunk\n", b""))
 
 
@@ -130,3 +131,32 @@ def test_words_cost_no_parsing() -> None:
         seen.clear()
         assert run([_stream(*style)], provider=Watched()).counts[0] == len(words)
         assert len(seen) == 2  # the first one, and the finish reason
+
+
+@given(TEXTS, st.booleans())
+@settings(max_examples=100, deadline=None)
+def test_chunks_that_come_by_themselves(texts: list[str], is_ascii: bool) -> None:  # noqa: FBT001  likewise
+    """Cut between its chunks or within them, a stream means the same."""
+    frames = [
+        json.dumps(text(each), ensure_ascii=is_ascii).encode() for each in ("word", *texts, "word", *texts)
+    ]
+    data = _stream(*frames)
+    whole, chunks = run([data]), [each + b"\n\n" for each in data.split(b"\n\n")[:-1]]
+    assert run(chunks) == whole
+    assert run([b"".join(chunks[:2]), b"".join(chunks[2:])]) == whole
+    assert run([chunks[0], *(part for each in chunks[1:] for part in (each[:-1], each[-1:]))]) == whole
+
+
+def test_a_chunk_in_the_middle_of_an_event_is_none() -> None:
+    """What has the mould's form but continues what came before is not taken for a chunk."""
+    word, more = (b"data: %b\n\n" % _chunk(raw) for raw in (b"word", b"more"))
+    assert run([word, b"data: ", more, sse(STOP), DONE]) == run([word + b"data: " + more + sse(STOP) + DONE])
+    assert run([word, b": comment\n", more, sse(STOP), DONE]) == run(
+        [word + b": comment\n" + more + sse(STOP) + DONE]
+    )
+
+
+def test_nothing_passes_after_the_end() -> None:
+    """A chunk in the mould that comes after `[DONE]` is nobody's."""
+    word = b"data: %b\n\n" % _chunk(b"word")
+    assert run([word, sse(STOP), DONE, word]) == run([word, sse(STOP), DONE])
