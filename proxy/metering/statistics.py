@@ -5,11 +5,12 @@ The finest grain of time is a UTC day: a selection since some moment has the who
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
+from operator import itemgetter
 from typing import Any, TypeVar
 
 from proxy.core.pricing import from_pico
@@ -18,7 +19,10 @@ from proxy.metering import days
 from proxy.metering.rollups import AMOUNTS, ROLLUPS, session_key
 
 _CANDIDATES = 3
-Amounts = dict[str, int]
+Amounts = tuple[int, ...]
+"""In the order of `AMOUNTS`."""
+
+_amounts_of = itemgetter(*AMOUNTS)
 Key = TypeVar("Key")
 
 
@@ -58,10 +62,8 @@ class Everybody:
 
     def total(self, *, chat_only: bool = False) -> Used:
         """Sum everything."""
-        sums: dict[None, Amounts] = {None: dict.fromkeys(AMOUNTS, 0)}
-        for amounts in _merged(self.days, chat_only=chat_only).values():
-            _add(sums, None, amounts)
-        return _used(sums[None])
+        found = _merged(self.days, chat_only=chat_only).values()
+        return _used(_sum(found)) if found else Used()
 
     def by_day(self, *, chat_only: bool = False) -> list[tuple[str, Used]]:
         """Sum by UTC day (`YYYY-MM-DD`), oldest first; days without use are left out."""
@@ -80,13 +82,21 @@ class Everybody:
 
 async def everybody(database: Database, since: datetime | None) -> Everybody:
     """Read what all users have used since the day of a moment, and go through it once: a quarter has 4,000 rows."""
-    found = Everybody({True: {}, False: {}}, {True: {}, False: {}}, Counter())
+    of_days: defaultdict[tuple[bool, str], list[Amounts]] = defaultdict(list)
+    of_models: defaultdict[tuple[bool, str, str], list[Amounts]] = defaultdict(list)
+    tokens: Counter[str] = Counter()
     for day in await days.sums(database, _first_day(since)):
-        found.tokens.update({user["_id"]: user["tokens"] for user in day["top"]})
+        tokens.update({user["_id"]: user["tokens"] for user in day["top"]})
         for row in day["rows"]:
-            names, is_chat = row["_id"], bool(row["_id"]["chat"])
-            _add(found.days[is_chat], day["_id"], row)
-            _add(found.models[is_chat], (names["model"], names["provider"]), row)
+            names, amounts = row["_id"], _amounts_of(row)
+            is_chat = bool(names["chat"])
+            of_days[is_chat, day["_id"]].append(amounts)
+            of_models[is_chat, names["model"], names["provider"]].append(amounts)
+    found = Everybody({True: {}, False: {}}, {True: {}, False: {}}, tokens)
+    for (is_chat, name), rows in of_days.items():
+        found.days[is_chat][name] = _sum(rows)
+    for (is_chat, model, provider), rows in of_models.items():
+        found.models[is_chat][model, provider] = _sum(rows)
     return found
 
 
@@ -124,7 +134,7 @@ async def by_session(database: Database, user_id: str, session_ids: Sequence[str
     """Return what each of a user's chat sessions has used; one without use is left out."""
     keys = [session_key(session_id) for session_id in session_ids]
     found = database[ROLLUPS].find({"_id": {"$in": keys}, "userId": user_id})
-    return {str(row["sessionId"]): _used(row) async for row in found}
+    return {str(row["sessionId"]): _used(_amounts_of(row)) async for row in found}
 
 
 async def _grouped(database: Database, selection: Selection, key: Any) -> list[tuple[Any, Used]]:
@@ -138,7 +148,7 @@ async def _grouped(database: Database, selection: Selection, key: Any) -> list[t
 async def _group(database: Database, match: Mapping[str, Any], key: Any) -> list[tuple[Any, Used]]:
     amounts = {name: {"$sum": f"${name}"} for name in AMOUNTS}
     cursor = await database[ROLLUPS].aggregate([{"$match": match}, {"$group": {"_id": key, **amounts}}])
-    return [(row["_id"], _used(row)) async for row in cursor]
+    return [(row["_id"], _used(_amounts_of(row))) async for row in cursor]
 
 
 def _first_day(since: datetime | None) -> str:
@@ -152,24 +162,17 @@ def _ordered(rows: list[tuple[str, str, Used]]) -> list[tuple[str, str, Used]]:
 
 def _merged(by_chat: Mapping[bool, Mapping[Key, Amounts]], *, chat_only: bool) -> dict[Key, Amounts]:
     """Put what was used in chats and elsewhere together, unless chats alone are asked for."""
-    merged: dict[Key, Amounts] = {}
-    for is_chat in (True,) if chat_only else (True, False):
-        for key, amounts in by_chat[is_chat].items():
-            _add(merged, key, amounts)
-    return merged
+    chats, others = by_chat[True], by_chat[False]
+    if chat_only or not others:
+        return dict(chats)
+    both = chats.keys() & others.keys()
+    return {**chats, **others, **{key: _sum((chats[key], others[key])) for key in both}}
 
 
-def _add(sums: dict[Key, Amounts], key: Key, amounts: Mapping[str, Any]) -> None:
-    place = sums.get(key) or sums.setdefault(key, dict.fromkeys(AMOUNTS, 0))
-    for name in AMOUNTS:
-        place[name] += amounts[name]
+def _sum(rows: Iterable[Amounts]) -> Amounts:
+    return tuple(map(sum, zip(*rows, strict=True)))
 
 
-def _used(row: Mapping[str, Any]) -> Used:
-    return Used(
-        requests=row["requests"],
-        prompt_tokens=row["prompt"],
-        completion_tokens=row["completion"],
-        cost_usd=from_pico(row["usdPico"]),
-        cost_inr=from_pico(row["inrPico"]),
-    )
+def _used(amounts: Amounts) -> Used:
+    requests, prompt, completion, usd, inr = amounts
+    return Used(requests, prompt, completion, from_pico(usd), from_pico(inr))
