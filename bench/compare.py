@@ -1,4 +1,4 @@
-"""Ours beside its peers: the same provider, client and load for each, one after the other in one run."""
+"""Ours beside its peers: the same provider, client and load for each, in turns, for a machine's speed changes."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import os
 import platform
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import Any
 
 from bench.client import WrongAnswer
 from bench.gateways import PEERS, PROJECT, Running, Start, direct, ours
-from bench.measure import SCENARIOS, Memory, Row, measure, measure_memory, memory_of
+from bench.measure import SCENARIOS, Measurement, Row, Scenario, measure_memory, memory_of
 from bench.processes import CannotRun, free_port, running, wait_for_port
 
 Results = dict[str, Any]
@@ -25,20 +25,30 @@ _MEMORY_SECONDS = 150.0
 
 async def compare(peers: Sequence[str], *, rounds: int, seconds: float, memory_requests: int) -> Results:
     """Measure the provider itself, ours, and the peers; return everything that was found."""
-    gateways: dict[str, Start] = {"direct": direct, "ours": ours, **{name: PEERS[name] for name in peers}}
+    starts: dict[str, Start] = {"direct": direct, "ours": ours, **{name: PEERS[name] for name in peers}}
     found: Results = {**_here(), "seconds": seconds, "rounds": rounds, "gateways": {}, "missing": {}}
     with tempfile.TemporaryDirectory(prefix="bench-") as folder, provider(Path(folder)) as upstream:
-        for name, start in gateways.items():
-            place = Path(folder) / name
-            place.mkdir()
-            try:
-                async with start(upstream, place) as gateway:
-                    found["gateways"][name] = await _measure_all(
-                        name, gateway, rounds, seconds, memory_requests
-                    )
-            except* CannotRun as exc:
-                found["missing"][name] = str(exc.exceptions[0])
-                print(f"{name}: {found['missing'][name]}", flush=True)
+        async with AsyncExitStack() as stack:
+            gateways: dict[str, Running] = {}
+            for name, start in starts.items():
+                place = Path(folder) / name
+                place.mkdir()
+                try:
+                    gateway = gateways[name] = await stack.enter_async_context(start(upstream, place))
+                except* CannotRun as exc:
+                    found["missing"][name] = str(exc.exceptions[0])
+                    print(f"{name}: {found['missing'][name]}", flush=True)
+                else:
+                    print(f"{name}: first answer after {gateway.start_seconds:.1f} s", flush=True)
+                    found["gateways"][name] = _begun(gateway)
+            for scenario in SCENARIOS:
+                await _measure(gateways, scenario, rounds, seconds, found["gateways"])
+            for name, gateway in gateways.items():
+                found["gateways"][name]["memory_mib"] = memory_of(gateway)
+            if memory_requests:
+                memory = await measure_memory(gateways["ours"], memory_requests, _MEMORY_SECONDS)
+                print(f"ours: {memory.after:.0f} MiB after {memory.requests} more requests", flush=True)
+                found["gateways"]["ours"]["memory"] = asdict(memory)
     return found
 
 
@@ -56,37 +66,41 @@ def provider(folder: Path, *, milliseconds: float = 0.0, chunks: int | None = No
         yield port
 
 
-async def _measure_all(
-    name: str, gateway: Running, rounds: int, seconds: float, memory_requests: int
-) -> dict[str, Any]:
-    print(f"{name}: first answer after {gateway.start_seconds:.1f} s", flush=True)
-    rows = []
-    failures: dict[str, str] = {}
-    for scenario in SCENARIOS:
-        if scenario.all_keys and gateway.all_keys is None:
-            continue
-        try:
-            row = await measure(gateway, scenario, rounds, seconds)
-        except* WrongAnswer as exc:  # from one of many connections, or from the round as a whole
-            reason = " ".join(str(exc.exceptions[0]).split())[:200]
-            print(f"{name}: {scenario.name}: {reason}", flush=True)
-            failures[scenario.name] = reason
-        else:
-            print(_line(name, row), flush=True)
-            rows.append(asdict(row))
-    memory: Memory | None = None
-    after = memory_of(gateway)
-    if name == "ours" and memory_requests:
-        memory = await measure_memory(gateway, memory_requests, _MEMORY_SECONDS)
-        print(f"{name}: {memory.after:.0f} MiB after {memory.requests} more requests", flush=True)
+def _begun(gateway: Running) -> dict[str, Any]:
     return {
         "version": gateway.version,
         "start_seconds": gateway.start_seconds,
-        "memory_mib": after,
-        "memory": asdict(memory) if memory else None,
-        "rows": rows,
-        "failures": failures,
+        "memory_mib": 0.0,
+        "memory": None,
+        "rows": [],
+        "failures": {},
     }
+
+
+async def _measure(
+    gateways: Mapping[str, Running], scenario: Scenario, rounds: int, seconds: float, found: Results
+) -> None:
+    """Measure one scenario on every gateway that has it, a round of each in turn; who answers wrongly is left out."""
+    running = {
+        name: Measurement(gateway, scenario)
+        for name, gateway in gateways.items()
+        if gateway.all_keys is not None or not scenario.all_keys
+    }
+    for number in range(rounds + 1):
+        for name, measurement in tuple(running.items()):
+            try:
+                if number == 0:
+                    await measurement.warm_up(max(1.0, seconds / 2))
+                else:
+                    await measurement.round(seconds)
+            except* WrongAnswer as exc:  # from one of many connections, or from the round as a whole
+                reason = " ".join(str(exc.exceptions[0]).split())[:200]
+                print(f"{name}: {scenario.name}: {reason}", flush=True)
+                found[name]["failures"][scenario.name] = reason
+                del running[name]
+    for name, measurement in running.items():
+        print(_line(name, measurement.row), flush=True)
+        found[name]["rows"].append(asdict(measurement.row))
 
 
 def _line(name: str, row: Row) -> str:

@@ -65,43 +65,57 @@ class Memory:
     per_hundred_thousand: float
 
 
-async def measure(running: Running, scenario: Scenario, rounds: int, seconds: float) -> Row:
-    """Run a scenario after a moment to warm up; CPU and throughput are the medians of the rounds."""
-    target = _target(running, scenario)
-    every_key = len(target.headers) if scenario.all_keys else 0
-    await ask(target, scenario, max(1.0, seconds / 2))
-    if every_key:  # each key has been asked for once, so that what is measured is use and not acquaintance
-        await ask(target, scenario, 60.0, most=2 * every_key)
-    times = Times()
-    cpu: list[float] = []
-    database: list[float] = []
-    rates: list[float] = []
-    for _ in range(rounds):
-        before, database_before = _cpu(running.pid), _cpu(running.mongod)
-        began = time.perf_counter()
-        found = await ask(target, scenario, seconds)
+class Measurement:
+    """One scenario on one gateway, in rounds."""
+
+    def __init__(self, running: Running, scenario: Scenario) -> None:
+        """Begin with no round."""
+        self._running = running
+        self._scenario = scenario
+        self._target = _target(running, scenario)
+        self._times = Times()
+        self._cpu: list[float] = []
+        self._mongod: list[float] = []
+        self._rates: list[float] = []
+
+    async def warm_up(self, seconds: float) -> None:
+        """Ask for a moment; with all keys, so often that what is measured is their use and not their acquaintance."""
+        await ask(self._target, self._scenario, seconds)
+        if self._scenario.all_keys:
+            await ask(self._target, self._scenario, 60.0, most=2 * len(self._target.headers))
+
+    async def round(self, seconds: float) -> None:
+        """Ask for so long; raise `WrongAnswer`."""
+        running = self._running
+        before, mongod_before, began = _cpu(running.pid), _cpu(running.mongod), time.perf_counter()
+        found = await ask(self._target, self._scenario, seconds)
         took, count = time.perf_counter() - began, len(found.whole)
         if not count:
             raise WrongAnswer("everything is refused with 503")
         # What a request leaves to be done, the commit above all, belongs to it.
         await asyncio.sleep(0.25)
-        cpu.append((_cpu(running.pid) - before) / count)
-        database.append((_cpu(running.mongod) - database_before) / count)
-        rates.append(count / took)
-        times.whole += found.whole
-        times.first += found.first
-        times.refused += found.refused
-    return Row(
-        scenario=scenario.name,
-        requests=len(times.whole),
-        per_second=statistics.median(rates),
-        cpu_us=statistics.median(cpu) * 1e6 if running.pid else None,
-        mongod_us=statistics.median(database) * 1e6 if running.mongod else None,
-        median_ms=statistics.median(times.whole) * 1e3,
-        p99_ms=_percentile(times.whole, 0.99) * 1e3,
-        first_byte_ms=statistics.median(times.first) * 1e3,
-        refused=times.refused,
-    )
+        self._cpu.append((_cpu(running.pid) - before) / count)
+        self._mongod.append((_cpu(running.mongod) - mongod_before) / count)
+        self._rates.append(count / took)
+        self._times.whole += found.whole
+        self._times.first += found.first
+        self._times.refused += found.refused
+
+    @property
+    def row(self) -> Row:
+        """Return the result: of CPU and throughput, the medians of the rounds."""
+        whole = self._times.whole
+        return Row(
+            scenario=self._scenario.name,
+            requests=len(whole),
+            per_second=statistics.median(self._rates),
+            cpu_us=statistics.median(self._cpu) * 1e6 if self._running.pid else None,
+            mongod_us=statistics.median(self._mongod) * 1e6 if self._running.mongod else None,
+            median_ms=statistics.median(whole) * 1e3,
+            p99_ms=_percentile(whole, 0.99) * 1e3,
+            first_byte_ms=statistics.median(self._times.first) * 1e3,
+            refused=self._times.refused,
+        )
 
 
 async def measure_memory(running: Running, requests: int, seconds: float) -> Memory:
