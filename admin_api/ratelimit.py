@@ -212,9 +212,7 @@ async def limit_api(request: Request) -> None:
 
 def add_headers(request: Request, response: BaseHTTPResponse) -> None:
     """Say on an answer how much is left of the tightest limit that was counted."""
-    window: Window | None = vars(request.ctx).get(
-        "window"
-    )  # `getattr` takes ten times as long where there is none
+    window: Window | None = getattr(request.ctx, "window", None)
     if window is not None:
         response.headers.update(window.headers())
 

@@ -20,7 +20,7 @@ from bench.processes import CannotRun, free_port, running, wait_for_port
 
 Results = dict[str, Any]
 MEMORY_REQUESTS = 100_000
-_MEMORY_SECONDS = 150.0
+_LEAST_PER_SECOND = 400
 
 
 async def compare(peers: Sequence[str], *, rounds: int, seconds: float, memory_requests: int) -> Results:
@@ -46,7 +46,8 @@ async def compare(peers: Sequence[str], *, rounds: int, seconds: float, memory_r
             for name, gateway in gateways.items():
                 found["gateways"][name]["memory_mib"] = memory_of(gateway)
             if memory_requests:
-                memory = await measure_memory(gateways["ours"], memory_requests, _MEMORY_SECONDS)
+                patience = memory_requests / _LEAST_PER_SECOND
+                memory = await measure_memory(gateways["ours"], memory_requests, patience)
                 print(f"ours: {memory.after:.0f} MiB after {memory.requests} more requests", flush=True)
                 found["gateways"]["ours"]["memory"] = asdict(memory)
     return found

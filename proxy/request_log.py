@@ -47,7 +47,7 @@ class RequestLine:
         if self.status is not None:
             return
         self.status = status
-        # Tenths of a millisecond, for which `round` takes 5 us.
+        # Tenths of a millisecond, for which `round` takes five times as long.
         self.fields["ms"] = int((time.perf_counter() - self.began) * 10_000) / 10
         self.fields |= fields
         if self.connection is not None:

@@ -45,7 +45,7 @@ def duration(seconds: float) -> str:
 
 @lru_cache(maxsize=64)
 def _long(seconds: int) -> str:
-    # Most windows are a day or a month: all answers of a second say the same, which takes 12 us to write.
+    # Most windows are a day or a month, so that all answers of a second say the same.
     minutes, rest = divmod(seconds, 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}h{minutes}m{rest}s" if hours else f"{minutes}m{rest}s"

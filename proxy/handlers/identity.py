@@ -74,18 +74,18 @@ def begin(request: Request, log: RequestLog, trusted: tuple[Network, ...]) -> No
 
 def end(request: Request, response: BaseHTTPResponse) -> None:
     """Name a request in its answer, and note the answer in its line."""
-    context = vars(request.ctx)
-    ours: str | None = context.get("id")
+    context = request.ctx
+    ours: str | None = getattr(context, "id", None)
     if ours is None:  # Sanic answers some broken connections without having begun a request
         return
-    given: str | None = context.get("given_id")  # who is refused at the door was not looked at
+    given: str | None = getattr(context, "given_id", None)  # who is refused at the door was not looked at
     for name in (HEADER, ANTHROPIC_HEADER):
         response.headers.setdefault(name, given or ours)
     if given is not None:
         response.headers[OUR_HEADER] = ours
-    line: RequestLine | None = context.get("line")
+    line: RequestLine | None = getattr(context, "line", None)
     if line is not None:
-        user = context.get("user_id")
+        user = getattr(context, "user_id", None)
         fields = {} if user is None else {"user": user}
         line.answered(response.status, **fields)
 
