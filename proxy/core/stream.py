@@ -79,7 +79,7 @@ class ChatStream(AnswerStream):
     def _is_in_mould(self, data: bytes) -> bool:
         """Count whole chunks that bring but other texts in the mould of one before them; say whether that is all.
 
-        Reading them takes four to five times as long, and a stream is made of such chunks.
+        Reading them takes six times as long, and a stream is made of such chunks.
         """
         _, _, head, seam, tail = self._mould
         if not data.startswith(head) or not data.endswith(tail) or not len(head) + len(tail) < len(data):
