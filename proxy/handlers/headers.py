@@ -73,7 +73,8 @@ class HotResponse(HTTPResponse):
         """Iterate over the headers, for servers that write them themselves."""
         every = (_WITH_TLS if self._is_with_tls else ALWAYS) | self.headers
         for name, value in every.items():
-            yield name.encode("ascii"), _clean(value).encode(errors="surrogateescape")
+            # Sanic adds a length, which is a number.
+            yield name.encode("ascii"), _clean(str(value)).encode(errors="surrogateescape")
 
 
 @lru_cache(maxsize=64)

@@ -76,10 +76,19 @@ async def test_the_old_protocol(mongodb_uri: str) -> None:
         answer = await exchange(gateway.base_url, b"GET /health HTTP/1.0\r\n\r\n")
         assert statuses(answer) == [200]
         assert b"connection: close" in answer
-        body = json.dumps(ask("demo/echo", stream=True)).encode()
         head = f"POST /v1/chat/completions HTTP/1.0\r\nAuthorization: Bearer {await gateway.key()}\r\n"
-        keep = f"Connection: keep-alive\r\nContent-Length: {len(body)}\r\n\r\n"
-        answer = await exchange(gateway.base_url, f"{head}{keep}".encode() + body)
+
+        async def chat(connection: str, *, stream: bool) -> bytes:
+            body = json.dumps(ask("demo/echo", stream=stream)).encode()
+            rest = f"Connection: {connection}\r\nContent-Length: {len(body)}\r\n\r\n"
+            return await exchange(gateway.base_url, f"{head}{rest}".encode() + body)
+
+        answer = await chat("close", stream=False)
+        assert statuses(answer) == [200]
+        _, _, whole = answer.partition(b"\r\n\r\n")
+        assert json.loads(whole)["object"] == "chat.completion"
+        assert f"content-length: {len(whole)}".encode() in answer.lower()
+        answer = await chat("keep-alive", stream=True)
         assert statuses(answer) == [200]
         _, _, stream = answer.partition(b"\r\n\r\n")
         assert b"transfer-encoding" not in answer.lower()
