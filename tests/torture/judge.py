@@ -98,15 +98,18 @@ def match(world: World, ledger: Ledger) -> Matches:
         if not found:
             unmatched.append((entry, shot))
     doubled = [generation for generation, events in by_generation.items() if len(events) > 1]
-    missing: list[Entry] = []
-    for entry, shot in sorted(unmatched, key=lambda pair: pair[0].opened):
-        candidates = others[world.keys[shot.key].id]
-        chosen = [event for event in candidates if _may_be(event, entry, shot)][:1]
-        if not chosen:
-            missing.append(entry)
-        for known in chosen:
-            candidates.remove(known)
-            pairs.append((entry, shot, known))
+    for key, events in others.items():
+        waiting = [pair for pair in unmatched if world.keys[pair[1].key].id == key]
+        for known in sorted(events, key=lambda each: each["at"]):
+            # Of those that it may belong to, the one that opened first: any other choice may leave one without.
+            fitting = [pair for pair in waiting if _may_be(known, *pair)]
+            if fitting:
+                entry, shot = chosen = min(fitting, key=lambda pair: pair[0].opened)
+                waiting.remove(chosen)
+                unmatched.remove(chosen)
+                events.remove(known)
+                pairs.append((entry, shot, known))
+    missing = [entry for entry, _ in unmatched]
     strangers = [event for events in by_generation.values() for event in events]
     return Matches(pairs, missing, doubled, [*strangers, *(e for rest in others.values() for e in rest)])
 
