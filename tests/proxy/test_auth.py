@@ -134,10 +134,23 @@ def frozen(data_dir: Path) -> Iterator[None]:
     """Stop a database server without ending it: connections stay open, and nothing answers."""
     pid = int((data_dir / "mongodb" / "data" / "mongod.lock").read_text())
     os.kill(pid, signal.SIGSTOP)
+    # It is on its way to every thread, and one that it has not reached yet would answer.
+    until = time.monotonic() + 5
+    while not all(map(is_stopped, Path(f"/proc/{pid}/task").iterdir())):
+        assert time.monotonic() < until
+        time.sleep(0.001)
     try:
         yield
     finally:
         os.kill(pid, signal.SIGCONT)
+
+
+def is_stopped(thread: Path) -> bool:
+    """Say whether a thread is stopped by a signal; one that is no more does nothing either."""
+    try:
+        return (thread / "stat").read_text().rpartition(")")[2].split()[0] == "T"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
 
 
 async def becomes(gateway: RunningGateway, path: str, status: int) -> None:
