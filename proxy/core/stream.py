@@ -17,6 +17,7 @@ from plugins.contract import Json, Provider
 from proxy.core.answer_stream import MOST_EVENT_BYTES, TEXT_KEYS, AnswerStream, parse, text_bytes
 from proxy.core.sse import Event
 
+_END: Final = b"\n\n"
 _CONTENT: Final = re.compile(rb'"content": ?"')
 _MOST_MOULDS: Final = 8
 
@@ -36,7 +37,7 @@ class _Mould(NamedTuple):
     @classmethod
     def of(cls, before: bytes, after: bytes) -> _Mould:
         """Add what the stream puts around a chunk."""
-        head, tail = b"data: " + before, after + b"\n\n"
+        head, tail = b"data: " + before, after + _END
         return cls(before, after, head, tail + head, tail)
 
 
@@ -74,7 +75,18 @@ class ChatStream(AnswerStream):
 
     def feed(self, data: bytes) -> bytes:
         """Return what the client gets for these bytes: often they themselves, and then they are not taken apart."""
-        return data if self._is_in_mould(data) else super().feed(data)
+        if self._is_in_mould(data):
+            return data
+        # Of many chunks at once, the first two bring the role and the mould, and the last ones the end.
+        begun = data.find(_END, data.find(_END) + 1) + len(_END)
+        if begun < len(_END) or begun == len(data):
+            return super().feed(data)
+        sent = super().feed(data[:begun])
+        run, tail, last = data[begun:].rpartition(self._mould.tail)
+        run += tail
+        if not self._is_in_mould(run):
+            return sent + super().feed(data[begun:])
+        return b"".join((sent, run, super().feed(last)))
 
     def _is_in_mould(self, data: bytes) -> bool:
         """Count whole chunks that bring but other texts in the mould of one before them; say whether that is all.

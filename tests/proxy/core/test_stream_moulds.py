@@ -140,10 +140,11 @@ def test_chunks_that_come_by_themselves(texts: list[str], is_ascii: bool) -> Non
     frames = [
         json.dumps(text(each), ensure_ascii=is_ascii).encode() for each in ("word", *texts, "word", *texts)
     ]
-    data = _stream(*frames)
+    data = _stream(orjson.dumps(chunk({"role": "assistant", "content": ""})), *frames)
     whole, chunks = run([data]), [each + b"\n\n" for each in data.split(b"\n\n")[:-1]]
     assert run(chunks) == whole
-    assert run([b"".join(chunks[:2]), b"".join(chunks[2:])]) == whole
+    for cut in range(1, len(chunks)):
+        assert run([b"".join(chunks[:cut]), b"".join(chunks[cut:])]) == whole
     assert run([chunks[0], *(part for each in chunks[1:] for part in (each[:-1], each[-1:]))]) == whole
 
 
