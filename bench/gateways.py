@@ -1,12 +1,13 @@
 """What is measured: ours with everything on, its peers as their documentation starts them, and no gateway at all.
 
-Each is an async context manager that yields where to ask and what to read in /proc. The peers are installed below
+Each is an async context manager that yields where to ask and what to read in /proc. All are installed below
 `.bench/`, each in an environment of its own.
 """
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import os
 import shutil
@@ -86,7 +87,7 @@ async def worker(
         "PYTHONPATH": str(PROJECT),
     }
     headers = [{"authorization": f"Bearer {secret}"} for secret in secrets]
-    with running([sys.executable, "-m", *module], folder, _environment(settings)) as process:
+    with running([await _own_python(), "-m", *module], folder, _environment(settings)) as process:
         target = Target(port, headers[:1])
         seconds = await _first_answer(process, target, folder)
         yield Running(target, process.pid, seconds, VERSION, Target(port, headers))
@@ -177,6 +178,19 @@ async def nginx(upstream: int, folder: Path) -> AsyncIterator[Running]:
 
 
 PEERS: Mapping[str, Start] = {"litellm": litellm, "portkey": portkey, "nginx": nginx}
+
+
+async def _own_python() -> str:
+    """Return the Python of an environment as an operator has it; what tests need is imported wherever it is found."""
+    lock = PROJECT / "requirements.lock"
+    home = CACHE / f"ours-{hashlib.sha256(lock.read_bytes()).hexdigest()[:12]}"
+    python, stamp = str(home / "bin" / "python"), home / "installed"
+    if not stamp.exists():
+        await _install(sys.executable, "-m", "venv", "--clear", str(home))
+        pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        await _install(*pip, "--no-deps", "--requirement", str(lock))
+        stamp.touch()
+    return python
 
 
 def _environment(variables: Mapping[str, str]) -> dict[str, str]:
