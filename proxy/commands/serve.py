@@ -87,8 +87,8 @@ def _give_memory_back() -> None:
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # other C libraries have none
     if mallopt is not None:
-        mallopt(_M_TRIM_THRESHOLD, 8 * 2**20)
-        mallopt(_M_MMAP_THRESHOLD, 1024 * 2**10)
+        mallopt(_M_TRIM_THRESHOLD, 2 * 2**20)
+        mallopt(_M_MMAP_THRESHOLD, 2**20)
 
 
 def _announce(
