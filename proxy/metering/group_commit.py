@@ -9,7 +9,7 @@ still under way from arriving later.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from pymongo import ReturnDocument, UpdateOne
 
@@ -18,7 +18,7 @@ from proxy.documents import ACCOUNTS, EVENTS
 from proxy.metering import duplicates
 from proxy.metering.event import totals_of
 from proxy.metering.rollups import ROLLUPS, sums_of, updates
-from proxy.metering.slices import MOST_EVENTS, Closed, Slice, count_update, fence
+from proxy.metering.slices import MOST_EVENTS, Batch, Closed, Slice, count_update, fence
 
 _BATCH_ACCOUNTS = 500
 _LOOK_AROUND_SECONDS = 5.0
@@ -26,7 +26,11 @@ _MOST_AT_REST = 10_000
 
 
 class GroupCommit:
-    """The writing side of a worker: its slices, and which of them have news."""
+    """The writing side of a worker: its slices, and which of them have news.
+
+    `backlog` is how many ended requests the database does not know yet; `is_behind` says that more than fits into one
+    command was left when the last one was written.
+    """
 
     def __init__(self, database: Database, journal: str) -> None:
         """Write under the journal's name."""
@@ -39,12 +43,15 @@ class GroupCommit:
         self._writing = asyncio.Lock()
         self.slices: dict[str, Slice] = {}
         self.dirty: set[str] = set()
+        self.backlog = 0
+        self.is_behind = False
         self.is_lost = False
 
-    @property
-    def backlog(self) -> int:
-        """Return how many ended requests the database does not know yet."""
-        return sum(len(slice_.closed) for slice_ in self.slices.values())
+    def ended(self, slice_: Slice, held: Mapping[str, int], closed: Closed | None) -> None:
+        """End a request of a share: what it has used, unless that is nothing, is to be written."""
+        slice_.release(held, closed)
+        self.backlog += closed is not None
+        self.dirty.add(slice_.user_id)
 
     async def write(self, *, everything: bool = False) -> bool:
         """Write down what has ended since the last time, and give back what is left over (or `everything`).
@@ -53,11 +60,13 @@ class GroupCommit:
         is written again next time. Who asks while another one writes waits, and then writes the rest.
         """
         async with self._writing:
+            self.is_behind = False
             if self.is_lost:
                 return True  # what it has to say is in its journal, and whoever recovers that says it
-            chosen = await self._choose(everything=everything)
+            chosen, is_all = await self._choose(everything=everything)
             try:
                 await self._write(chosen)
+                self.is_behind = not is_all
             finally:
                 for slice_ in chosen:
                     slice_.lock.release()
@@ -77,13 +86,20 @@ class GroupCommit:
         if batch is not None and not batch.closed:
             slice_.batch = None  # whether it arrived or not, what is leased now is in the entry
         elif batch is not None and entry is not None and entry["thru"] >= batch.thru:
-            slice_.counted()
+            self._counted(slice_, batch)
         slice_.take_entry(entry)
         if (entry is None and slice_.is_promised) or (entry is not None and entry.get("lost")):
             self.is_lost = True
 
-    async def _choose(self, *, everything: bool) -> list[Slice]:
-        """Take the slices that have something to say and of which no command is in flight, and lock them."""
+    def _counted(self, slice_: Slice, batch: Batch) -> None:
+        slice_.counted()
+        self.backlog -= len(batch.closed)
+
+    async def _choose(self, *, everything: bool) -> tuple[list[Slice], bool]:
+        """Take the slices that have something to say and of which no command is in flight, and lock them.
+
+        Say also whether these are all.
+        """
         now = self._loop.time()
         chosen: list[Slice] = []
         events = 0
@@ -102,8 +118,8 @@ class GroupCommit:
             events += len(batch.closed)
             if len(chosen) == _BATCH_ACCOUNTS or events >= MOST_EVENTS:
                 self._looked_around_at -= _LOOK_AROUND_SECONDS  # whoever was not looked at is next time
-                break
-        return chosen
+                return chosen, False
+        return chosen, True
 
     def _candidates(self, now: float, *, everything: bool) -> list[str]:
         """Return the accounts to look at: those with news, and now and then those that may lie idle."""
@@ -138,8 +154,8 @@ class GroupCommit:
             return
         result = await self._accounts.bulk_write(commands, ordered=False)
         if result.matched_count == len(commands):
-            for slice_, _ in batches:
-                slice_.counted()
+            for slice_, batch in batches:
+                self._counted(slice_, batch)
 
     async def _roll_up(self, batches: Iterable[tuple[Sequence[Closed], int]]) -> None:
         commands = [

@@ -36,6 +36,10 @@ ANSWER_SECONDS = 1.2
 """How long a request waits for the database here, before it is told to come again: two seconds with all the rest."""
 
 _RETRY_SECONDS = 0.04
+
+MOST_UNWRITTEN = 20_000
+"""Ended requests that may wait for the database, at some 5 KB each; past them nobody is admitted until it has caught up."""
+
 _LEASES_AT_ONCE = 16
 """More commands at once would wait for each other in the driver, where waiting counts as the database's silence."""
 
@@ -61,6 +65,11 @@ class Worker:
     def backlog(self) -> int:
         """Return how many ended requests the database does not know yet."""
         return self._group.backlog
+
+    @property
+    def is_behind(self) -> bool:
+        """Say whether more is to be written than the last `commit` could."""
+        return self._group.is_behind
 
     @property
     def is_lost(self) -> bool:
@@ -91,6 +100,8 @@ class Worker:
         """Admit a request from what is leased, else lease more; raise what refuses it."""
         if self.is_lost:
             raise _given_up()
+        if self.backlog >= MOST_UNWRITTEN:
+            raise Unavailable("The gateway is behind with its books; try again in a moment.", retry_after=2)
         rules = rules_of(want.limits, want.key_id, want.key_limits, want.demand, want.at)
         slice_ = self._group.slices.get(want.user_id)
         if slice_ is None:
@@ -137,8 +148,8 @@ class Worker:
         event["journal"], event["offset"] = self.journal.name, self.journal.end
         document = encoded(event)
         offset = self._close(request_id, event, document)
-        slice_.release(reservation.held, Closed(offset, event, document))
-        self._touched(slice_)
+        self._group.ended(slice_, reservation.held, Closed(offset, event, document))
+        self._serve_those_who_wait(slice_)
         return event
 
     def refund(self, reservation: Reservation) -> None:
@@ -146,8 +157,8 @@ class Worker:
         _, slice_ = self._open.pop(reservation.want.request_id, (0, None))
         if slice_ is not None:
             self._close(reservation.want.request_id, None, None)
-            slice_.release(reservation.held, None)
-            self._touched(slice_)
+            self._group.ended(slice_, reservation.held, None)
+            self._serve_those_who_wait(slice_)
 
     async def commit(self, *, everything: bool = False) -> bool:
         """Write down what has ended, and give back what is left over (or `everything`); say whether that was all.
@@ -223,8 +234,7 @@ class Worker:
         if admitted.done() and not admitted.cancelled() and admitted.exception() is None:
             self.refund(admitted.result())
 
-    def _touched(self, slice_: Slice) -> None:
-        self._group.dirty.add(slice_.user_id)
+    def _serve_those_who_wait(self, slice_: Slice) -> None:
         if slice_.waiting:
             self._lease(slice_)
 
