@@ -18,9 +18,10 @@ from proxy.documents import ACCOUNTS, EVENTS
 from proxy.metering import duplicates
 from proxy.metering.event import totals_of
 from proxy.metering.rollups import ROLLUPS, sums_of, updates
-from proxy.metering.slices import MOST_EVENTS, Batch, Closed, Slice, count_update, fence
+from proxy.metering.slices import Batch, Closed, Slice, count_update, fence
 
 _BATCH_ACCOUNTS = 500
+_BATCH_EVENTS = 2_000
 _LOOK_AROUND_SECONDS = 5.0
 _MOST_AT_REST = 10_000
 
@@ -42,7 +43,7 @@ class GroupCommit:
         self._looked_around_at = self._loop.time()
         self._writing = asyncio.Lock()
         self.slices: dict[str, Slice] = {}
-        self.dirty: set[str] = set()
+        self.dirty: dict[str, None] = {}  # an ordered set: who has waited longest is the next to be written
         self.backlog = 0
         self.is_behind = False
         self.is_lost = False
@@ -51,7 +52,11 @@ class GroupCommit:
         """End a request of a share: what it has used, unless that is nothing, is to be written."""
         slice_.release(held, closed)
         self.backlog += closed is not None
-        self.dirty.add(slice_.user_id)
+        self.touched(slice_)
+
+    def touched(self, slice_: Slice) -> None:
+        """Take note that an account has news."""
+        self.dirty[slice_.user_id] = None
 
     async def write(self, *, everything: bool = False) -> bool:
         """Write down what has ended since the last time, and give back what is left over (or `everything`).
@@ -106,17 +111,17 @@ class GroupCommit:
         for user_id in self._candidates(now, everything=everything):
             slice_ = self.slices[user_id]
             if slice_.lock.locked():
-                self.dirty.add(user_id)
+                self.touched(slice_)
                 continue
             batch = slice_.next_batch(now, everything=everything)
+            self.dirty.pop(user_id, None)
             if batch is None:
-                self.dirty.discard(user_id)
                 continue
-            self.dirty.add(user_id)
+            self.touched(slice_)
             await slice_.lock.acquire()
             chosen.append(slice_)
             events += len(batch.closed)
-            if len(chosen) == _BATCH_ACCOUNTS or events >= MOST_EVENTS:
+            if len(chosen) == _BATCH_ACCOUNTS or events >= _BATCH_EVENTS:
                 self._looked_around_at -= _LOOK_AROUND_SECONDS  # whoever was not looked at is next time
                 return chosen, False
         return chosen, True
@@ -130,8 +135,8 @@ class GroupCommit:
             slice_.forget(now)
             if slice_.is_at_rest and len(self.slices) > _MOST_AT_REST and not slice_.lock.locked():
                 del self.slices[user_id]
-                self.dirty.discard(user_id)
-        return list(self.slices)
+                self.dirty.pop(user_id, None)
+        return [*self.dirty, *(user_id for user_id in self.slices if user_id not in self.dirty)]
 
     async def _write(self, chosen: Sequence[Slice]) -> None:
         if not chosen:

@@ -251,7 +251,7 @@ class Worker:
                 async with self._lease_places, slice_.lock:
                     await self._serve_once(slice_)
                 if slice_.waiting:
-                    self._group.dirty.add(slice_.user_id)
+                    self._group.touched(slice_)
                     await asyncio.sleep(_RETRY_SECONDS)
         except BaseException:
             # A defect of ours must not leave anybody waiting.
@@ -302,7 +302,7 @@ class Worker:
         if account is None:
             await self._group.look(slice_)
             return False
-        self._group.dirty.add(slice_.user_id)
+        self._group.touched(slice_)
         slice_.take_entry(account["j"][name])
         slice_.take_counters(account.get("c", {}), (rule for rule, *_ in asks), self._loop.time())
         first = _first_of(waiters)

@@ -221,6 +221,25 @@ async def test_what_one_command_cannot_take_is_written_without_a_pause(
                 await asyncio.sleep(0.05)
 
 
+async def test_no_account_waits_for_others_that_come_again(
+    mongodb_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of more accounts with news than a command takes, those are written next that have waited longest."""
+    monkeypatch.setattr(group_commit, "_BATCH_ACCOUNTS", 2)
+    users = [f"{number:024x}" for number in range(6)]
+    async with working(mongodb_uri, tmp_path) as (worker, books):
+
+        async def serve(*names: str) -> None:
+            for name in names:
+                worker.settle(await worker.reserve(want(user_id=name)), settlement())
+
+        await serve(*users)
+        for at in (0, 2, 4):
+            assert not await worker.commit()
+            assert {event["userId"] for event in await books.events()} == set(users[: at + 2])
+            await serve(*users[: at + 2])
+
+
 async def test_those_who_wait_are_told_when_the_gateway_ends(mongodb_uri: str, tmp_path: Path) -> None:
     """Whoever still waits for a lease when the worker ends gets an answer, and leaves nothing held."""
     async with working(mongodb_uri, tmp_path) as (worker, books):
