@@ -80,10 +80,10 @@ def _spare_the_collector() -> None:
 
 
 def _give_memory_back() -> None:
-    """Keep glibc's thresholds as they are at the start, which grow with what is freed, so that it gives nothing back.
+    """Keep glibc's thresholds low, which grow with what is freed, so that it gives nothing back.
 
-    After prompts of 100 KB, 32 at once, a worker holds 92 MiB, where it held up to 120 (measured). Lower thresholds
-    would save 2 MiB more, and take 8 % more of such a prompt's CPU: memory that comes back is new to the processor.
+    After prompts of 100 KB, 32 at once, a worker holds 90 MiB, where it held up to 120. If blocks of less than 1 MiB
+    were mapped by themselves, as they are at the start, such a prompt would take 8 % more CPU (both measured).
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # other C libraries have none
     if mallopt is not None:
