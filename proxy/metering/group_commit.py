@@ -29,11 +29,7 @@ _MOST_AT_REST = 10_000
 
 
 class GroupCommit:
-    """The writing side of a worker: its slices, and which of them have news.
-
-    `backlog` is how many ended requests the database does not know yet; `is_behind` says that more than fits into one
-    command was left when the last one was written.
-    """
+    """The writing side of a worker: its slices, which have news, and how many requests the database does not know."""
 
     def __init__(self, database: Database, journal: str) -> None:
         """Write under the journal's name."""
@@ -47,7 +43,6 @@ class GroupCommit:
         self.slices: dict[str, Slice] = {}
         self.dirty: dict[str, None] = {}  # an ordered set: who has waited longest is the next to be written
         self.backlog = 0
-        self.is_behind = False
         self.is_lost = False
 
     def ended(self, slice_: Slice, held: Mapping[str, int], closed: Closed | None) -> None:
@@ -67,13 +62,11 @@ class GroupCommit:
         is written again next time. Who asks while another one writes waits, and then writes the rest.
         """
         async with self._writing:
-            self.is_behind = False
             if self.is_lost:
                 return True  # what it has to say is in its journal, and whoever recovers that says it
-            chosen, is_all = await self._choose(everything=everything)
+            chosen = await self._choose(everything=everything)
             try:
                 await self._write(chosen)
-                self.is_behind = not is_all
             finally:
                 for slice_ in chosen:
                     slice_.lock.release()
@@ -102,11 +95,8 @@ class GroupCommit:
         slice_.counted()
         self.backlog -= len(batch.closed)
 
-    async def _choose(self, *, everything: bool) -> tuple[list[Slice], bool]:
-        """Take the slices that have something to say and of which no command is in flight, and lock them.
-
-        Say also whether these are all.
-        """
+    async def _choose(self, *, everything: bool) -> list[Slice]:
+        """Take the slices that have something to say and of which no command is in flight, and lock them."""
         now = self._loop.time()
         chosen: list[Slice] = []
         events = 0
@@ -125,8 +115,8 @@ class GroupCommit:
             events += len(batch.closed)
             if len(chosen) == _BATCH_ACCOUNTS or events >= _BATCH_EVENTS:
                 self._looked_around_at -= _LOOK_AROUND_SECONDS  # whoever was not looked at is next time
-                return chosen, False
-        return chosen, True
+                break
+        return chosen
 
     def _candidates(self, now: float, *, everything: bool) -> list[str]:
         """Return the accounts to look at: those with news, and now and then those that may lie idle."""

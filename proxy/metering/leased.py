@@ -185,8 +185,7 @@ class LeasedMeter:
 
     async def _commit_for_ever(self) -> None:
         while not self._is_stopping.is_set():
-            is_behind = any(worker.is_behind for worker in self._workers.values())
-            await self._pause(0 if is_behind else COMMIT_SECONDS)
+            await self._pause(COMMIT_SECONDS)
             for worker in list(self._workers.values()):
                 await self._try("committing", worker.commit)
                 if worker.has_unsynced:

@@ -67,11 +67,6 @@ class Worker:
         return self._group.backlog
 
     @property
-    def is_behind(self) -> bool:
-        """Say whether more is to be written than the last `commit` could."""
-        return self._group.is_behind
-
-    @property
     def is_lost(self) -> bool:
         """Say whether the others have given this worker up."""
         return self._group.is_lost

@@ -16,7 +16,6 @@ from proxy.clock import utc_now
 from proxy.core.limits import UserLimits
 from proxy.errors import GatewayError, RateLimited, Unavailable
 from proxy.metering import group_commit
-from proxy.metering import leased as leased_module
 from proxy.metering import worker as worker_module
 from proxy.metering.contract import Progress
 from proxy.metering.heartbeat import Heartbeat
@@ -204,21 +203,6 @@ async def test_nobody_is_admitted_past_what_may_wait_to_be_written(
         await worker.commit_all(10)
         assert len(await books.events()) == 5
         await books.assert_exact()
-
-
-async def test_what_one_command_cannot_take_is_written_without_a_pause(
-    mongodb_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """More accounts with news than a command takes are written one command after the other."""
-    monkeypatch.setattr(group_commit, "_BATCH_ACCOUNTS", 2)
-    async with connected(mongodb_uri) as books, leased(mongodb_uri, tmp_path) as meter:
-        running = [await meter.reserve(want(user_id=f"{number:024x}")) for number in range(7)]
-        monkeypatch.setattr(leased_module, "COMMIT_SECONDS", 3_600.0)
-        for reservation in running:
-            await meter.settle(reservation, settlement())
-        async with asyncio.timeout(60):
-            while len(await books.events()) < 7:  # noqa: ASYNC110  the meter writes when it likes
-                await asyncio.sleep(0.05)
 
 
 async def test_no_account_waits_for_others_that_come_again(
