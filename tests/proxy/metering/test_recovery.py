@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import warnings
 from collections.abc import Awaitable, Callable
 from decimal import Decimal
 from pathlib import Path
@@ -20,9 +22,13 @@ from tests.proxy.metering.meters import KEY, USER, Books, budget, connected, lea
 
 async def die(meter: LeasedMeter) -> None:
     """End a meter as `kill -9` does: nothing more is written, and the kernel lets go of its lock."""
-    await background.end(meter._tasks)
-    await meter._recovery.stop()
-    meter._tasks = []
+    # Who is ended while the driver connects leaves a socket behind: to the kernel, and here to the collector.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        await background.end(meter._tasks)
+        await meter._recovery.stop()
+        meter._tasks = []
+        gc.collect()
     for worker in meter._workers.values():
         worker.journal.end_here(delete=False)
     meter._workers = {}
