@@ -2,7 +2,7 @@
 
 `asyncio.timeout` makes a timer of the loop for every wait, and another one each time that it is moved; a deadline here
 is a number that one timer compares with the time: when the next one is due, and four times a second, for they move.
-That takes 3 % off the CPU of a chat, and of a stream, whose deadline moves on (measured in pairs).
+That takes a few per cent off the CPU of a chat, and of a stream, whose deadline moves on.
 """
 
 from __future__ import annotations

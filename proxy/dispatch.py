@@ -2,7 +2,7 @@
 
 Sanic finds out anew, for each request, of which of many kinds its handler, its middleware and its answer are. Here
 they are of one kind: coroutines that return a response, between a beginning and an end that are the same for all. It
-takes 4 % less of a chat's CPU (measured in pairs). Errors, and everything under ASGI, go Sanic's way, with the same
+takes a few per cent less of a chat's CPU. Errors, and everything under ASGI, go Sanic's way, with the same
 beginning and end.
 """
 

@@ -34,6 +34,7 @@ class Process:
         self._process: AnyProcess | None = None
         self.log = log
         self.starts = 0
+        self._log_begins_at = 0
 
     @property
     def is_running(self) -> bool:
@@ -43,6 +44,7 @@ class Process:
     def start(self) -> None:
         """Start it, and do not wait until it serves."""
         with self.log.open("ab") as output:
+            self._log_begins_at = output.tell()
             self._process = self._launch(output)
         self.starts += 1
 
@@ -184,7 +186,7 @@ class Gateway(Process):
         async with asyncio.timeout(READY_SECONDS):
             while not await self.is_ready():
                 if not self.is_running:
-                    said = self.log.read_text()[-3000:]
+                    said = self.log.read_bytes()[self._log_begins_at :].decode()[-3000:]
                     # A start ends where its database is killed meanwhile, and a service manager begins it anew.
                     assert "the database went away" in said, said
                     self.start()
