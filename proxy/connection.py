@@ -39,6 +39,9 @@ class Home(Protocol):
     def opened(self, connection: Connection) -> None:
         """Learn of a connection."""
 
+    def has_request(self, connection: Connection) -> None:
+        """Learn of a request: `write` is to be called soon."""
+
     def ended(self, connection: Connection) -> None:
         """Learn that an exchange is over; the connection may be open for another one."""
 
@@ -175,6 +178,7 @@ class Connection(asyncio.Protocol):
         self._parser = httptools.HttpResponseParser(self)
         self._transport: asyncio.Transport
         self._body: Body | None = None
+        self._unwritten: Sequence[bytes] = ()
         self._headers: list[tuple[bytes, bytes]] = []
         self._overhead = 0
         self._answers_head = False
@@ -191,16 +195,24 @@ class Connection(asyncio.Protocol):
         body = self._body = Body(self)
         self._overhead, self._answers_head, self._is_complete = 0, is_head, False
         if self.is_open:
-            self._transport.writelines(request)
+            self._unwritten = request
+            self._home.has_request(self)
         else:
             self._end(Disconnected("the connection was closed at once"))
         try:
             await body.head()
         except BaseException:
-            # The answer may still come, and is nobody's.
+            # The answer may still come, and is nobody's. Whether the request was on its way must not depend on the moment.
+            self.write()
             self.close()
             raise
         return body
+
+    def write(self) -> None:
+        """Write the request that is to be sent, unless the connection was lost meanwhile."""
+        request, self._unwritten = self._unwritten, ()
+        if request and self.is_open:
+            self._transport.writelines(request)
 
     def read_on(self) -> None:
         """Receive again, now that what had arrived was read."""
@@ -224,8 +236,8 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Parse what arrives, and see what it means for the exchange."""
         body = self._body
-        if body is None:
-            self._abort()
+        if body is None or self._unwritten:
+            self._break_off(None)
             return
         try:
             self._feed(data, body)
@@ -313,7 +325,9 @@ class Connection(asyncio.Protocol):
         self._abort()
         if self._body is None:
             return
-        if self._body.status:
+        if self._unwritten:
+            self._end(httpx.ConnectError("the connection ended before the request was written"))
+        elif self._body.status:
             is_end = self._ends_with_connection and exc is None
             self._end(None if is_end else CutOff("the answer was cut off"))
         elif exc is None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Protocol
 
 from sanic import Request
 
 from proxy.bounds import Bounds
+from proxy.together import Together
 
 
 class Room(Protocol):
@@ -16,6 +18,13 @@ class Room(Protocol):
     def is_full(self) -> bool:
         """Say whether that many have it."""
         ...
+
+
+class Sender(Protocol):
+    """A connection that has something to send."""
+
+    def flush(self) -> None:
+        """Send it."""
 
 
 class Door:
@@ -28,6 +37,7 @@ class Door:
         self.least_body_bytes = min(chat_body_bytes, bounds.body_bytes)
         self.answer_seconds = answer_seconds
         self.is_draining = False
+        self.senders: Together[Sender] = Together(_flush_all)
         self._calls: frozenset[str] = frozenset()
         self._room: Room | None = None
 
@@ -40,3 +50,8 @@ class Door:
         """Say whether a request has no chance, by its head alone."""
         room = self._room
         return room is not None and room.is_full and request.path in self._calls and request.method == "POST"
+
+
+def _flush_all(senders: Iterable[Sender]) -> None:
+    for sender in senders:
+        sender.flush()

@@ -73,6 +73,8 @@ class Exchange:
         self._reservation = reservation
         failure = None
         try:
+            # Who was admitted in one turn of the loop is served in the next: see `proxy.together`.
+            await asyncio.sleep(0)
             failure = await self._serve(reservation)
         except asyncio.CancelledError:
             if self._ending is None or self._task is None:

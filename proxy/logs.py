@@ -16,6 +16,8 @@ from typing import Any, BinaryIO, TextIO, cast
 import orjson
 import structlog
 
+from proxy.together import Together
+
 LONGEST_TEXT = 2_000
 LONGEST_TRACE = 20_000
 HIDDEN = "[hidden]"
@@ -75,6 +77,7 @@ class RequestLogger:
         self._is_debugging = is_debugging
         self._is_terminal = sys.stderr.isatty()
         self._error = _StandardError()
+        self._lines: Together[bytes] = Together(self._write_lines)
 
     def write(self, fields: dict[str, Any], *, is_quiet: bool) -> None:
         """Write a line of these, which become the logger's; one that `is_quiet` is seldom worth it."""
@@ -84,9 +87,12 @@ class RequestLogger:
         fields |= {"event": "request", "level": level, "timestamp": moment}
         if self._is_terminal:
             fields["timestamp"] = moment.isoformat().replace("+00:00", "Z")
-            self._error.write(_as_bytes(None, level, tame(None, level, fields)) + b"\n")
+            self._lines.add(_as_bytes(None, level, tame(None, level, fields)) + b"\n")
         else:
-            self._error.write(orjson.dumps(fields, option=_LINE))
+            self._lines.add(orjson.dumps(fields, option=_LINE))
+
+    def _write_lines(self, lines: list[bytes]) -> None:
+        self._error.write(b"".join(lines))
 
 
 def request_logger(level: str) -> RequestLogger | None:

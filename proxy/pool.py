@@ -11,7 +11,7 @@ import functools
 import socket
 import ssl
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ import httpx
 from aiohappyeyeballs import AddrInfoType
 
 from proxy.connection import Connection
+from proxy.together import Together
 
 _IDLE_SECONDS = 20.0
 """How long an idle connection is kept; providers close theirs after 60 s and more."""
@@ -51,6 +52,7 @@ class Pool:
         self._slots = asyncio.Semaphore(limit)
         self._idle: deque[Connection] = deque()
         self._open: set[Connection] = set()
+        self._to_write: Together[Connection] = Together(_write_all)
         self._dialing: set[asyncio.Task[Connection]] = set()
         self._sweeping: asyncio.TimerHandle | None = None
         self._is_closed = False
@@ -96,6 +98,10 @@ class Pool:
     def opened(self, connection: Connection) -> None:
         """Count it among those that have to be closed."""
         self._open.add(connection)
+
+    def has_request(self, connection: Connection) -> None:
+        """Let it write its request together with the others of this turn."""
+        self._to_write.add(connection)
 
     def ended(self, connection: Connection) -> None:
         """Give its slot to another exchange, and itself too if it is open."""
@@ -180,6 +186,11 @@ class Pool:
                 )
                 self._addresses_until = loop.time() + _DNS_SECONDS
             return self._addresses
+
+
+def _write_all(connections: Iterable[Connection]) -> None:
+    for connection in connections:
+        connection.write()
 
 
 @functools.cache

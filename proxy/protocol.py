@@ -21,7 +21,6 @@ from sanic.exceptions import (
     BadRequest,
     ExpectationFailed,
     PayloadTooLarge,
-    RequestCancelled,
     RequestTimeout,
     SanicException,
     ServiceUnavailable,
@@ -29,12 +28,11 @@ from sanic.exceptions import (
 from sanic.headers import format_http1_response
 from sanic.http import Http, Stage
 from sanic.http.http1 import HTTP_CONTINUE
-from sanic.server import HttpProtocol
 
 from proxy.core import heads
-from proxy.door import Door
 from proxy.errors import Unavailable
 from proxy.handlers.headers import HotResponse
+from proxy.outgoing import Outgoing
 from proxy.request_log import new_request_id
 
 TICK_SECONDS = 1.0
@@ -225,6 +223,7 @@ class StrictHttp(Http):
 
     async def _linger(self) -> None:
         """Read on without keeping anything: closing at once would reset the connection, and take the answer along."""
+        self.protocol.flush()
         self.protocol.transport.write_eof()
         with suppress(TimeoutError):
             async with asyncio.timeout(LINGER_SECONDS):
@@ -233,18 +232,16 @@ class StrictHttp(Http):
                     await self._receive_more()
 
 
-class Protocol(HttpProtocol):
+class Protocol(Outgoing):
     """One connection."""
 
-    __slots__ = ("_arrival", "_is_one_too_many", "_phase", "_since", "door")
+    __slots__ = ("_arrival", "_is_one_too_many", "_phase", "_since")
     HTTP_CLASS = StrictHttp
     recv_buffer: bytearray
-    transport: Any
     _task: Any
 
     def __init__(self, *, app: Any, **options: Any) -> None:
         """Begin; `app.ctx.door` is the door that it came through."""
-        self.door: Door = app.ctx.door
         self._is_one_too_many = False
         self._phase: tuple[object, ...] = ()
         self._since = 0.0
@@ -273,23 +270,6 @@ class Protocol(HttpProtocol):
         self.transport.resume_reading()
         self._arrival = self.loop.create_future()
         await self._arrival
-
-    async def send(self, data: bytes) -> None:
-        """Send bytes once there is room for more; raise `RequestCancelled` when nobody is there any more."""
-        if not self._can_write.is_set():
-            await self._can_write.wait()
-        self.write(data)
-
-    @property
-    def has_room(self) -> bool:
-        """Say whether the client takes more at once."""
-        return bool(self._can_write.is_set())
-
-    def write(self, data: bytes) -> None:
-        """Send bytes, whether there is room for them or not; raise `RequestCancelled` when nobody is there any more."""
-        if self.transport is None or self.transport.is_closing():  # Sanic's own would miss the first
-            raise RequestCancelled
-        self.transport.write(data)
 
     def stop(self) -> None:
         """Close the connection now, or with the answer that is under way."""

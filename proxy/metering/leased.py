@@ -32,6 +32,7 @@ from proxy.metering.recovery import Recovery, Resolve
 from proxy.metering.rollups import INDEXES, ROLLUPS
 from proxy.metering.worker import Worker
 from proxy.metrics import Metrics
+from proxy.together import Together
 
 COMMIT_SECONDS = 0.1
 RECOVER_SECONDS = 2.0
@@ -65,7 +66,7 @@ class LeasedMeter:
         self._janitor = Janitor(database)
         self._workers: dict[str, Worker] = {}
         self._of_request: dict[str, Worker] = {}
-        self._notes: list[tuple[Reservation, Progress]] = []
+        self._notes = Together(self._write_notes)
         self._current: Worker | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._is_stopping = asyncio.Event()
@@ -126,12 +127,9 @@ class LeasedMeter:
         if reservation.want.stream:
             self._write_note(reservation, progress)
             return
-        if not self._notes:
-            asyncio.get_running_loop().call_soon(self._write_notes)
-        self._notes.append((reservation, progress))
+        self._notes.add((reservation, progress))
 
-    def _write_notes(self) -> None:
-        notes, self._notes = self._notes, []
+    def _write_notes(self, notes: list[tuple[Reservation, Progress]]) -> None:
         for reservation, progress in notes:
             self._write_note(reservation, progress)
 

@@ -12,7 +12,8 @@ from functools import partial
 import httpx
 import pytest
 
-from proxy.connection import Body, CutOff, Disconnected
+from proxy.connection import Body, Connection, CutOff, Disconnected
+from proxy.transport import Network
 from tests.proxy.bare_provider import BareProvider, body, keep, request, saying, talking, whole
 
 pytestmark = pytest.mark.both_loops
@@ -392,6 +393,46 @@ async def test_a_stream_that_is_left_and_goes_on_is_closed() -> None:
         await provider.left(0)
         assert isinstance(response.stream, Body)
         assert response.stream._pieces == []
+
+
+@pytest.mark.parametrize("what_comes", [SIZED, None])
+async def test_who_has_not_written_has_not_asked(what_comes: bytes | None) -> None:
+    """Until its request is written a connection may end, or talk out of turn: then the provider was not reached."""
+    async with talking(saying(SIZED)) as (provider, network):
+        await whole(network, provider)
+        connection = idle(network)
+        asking = asyncio.create_task(network.handle_async_request(request(provider)))
+        await asyncio.sleep(0)
+        if what_comes is None:
+            connection.eof_received()
+        else:
+            connection.data_received(what_comes)
+        with pytest.raises(httpx.ConnectError):
+            await asking
+        await provider.left(0)
+        assert len(provider.requests) == 1
+        assert await whole(network, provider) == (200, b"hello")
+        assert provider.connections == 2
+
+
+async def test_who_is_cancelled_has_asked_all_the_same() -> None:
+    """A caller that is cancelled before the turn ends, in which requests are written, leaves no doubt: it is written."""
+    async with talking(saying(SIZED)) as (provider, network):
+        await whole(network, provider)
+        asking = asyncio.create_task(network.handle_async_request(request(provider)))
+        await asyncio.sleep(0)
+        asking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+        await provider.left(0)
+        assert len(provider.requests) == 2
+        assert await whole(network, provider) == (200, b"hello")
+
+
+def idle(network: Network) -> Connection:
+    (pool,) = network._pools.values()
+    (connection,) = pool._idle
+    return connection
 
 
 def left(response: httpx.Response) -> None:
