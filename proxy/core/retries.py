@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
+from functools import lru_cache
 
 from plugins.contract import Failure, FailureKind
 from proxy.core.values import frozen
@@ -70,7 +71,7 @@ class Itinerary:
     def __init__(self, targets: int, policy: RetryPolicy) -> None:
         """Begin before the first of so many targets."""
         self._policy = policy
-        self._next = deque([Step(position, 0.0, is_retry=False) for position in range(targets)])
+        self._next = deque(_first_steps(targets))
         self._rounds = [0] * targets
         self._sent = 0
 
@@ -122,6 +123,11 @@ class Itinerary:
             self._next.append(step)
         else:
             self._next.insert(place, step)
+
+
+@lru_cache(maxsize=64)
+def _first_steps(targets: int) -> tuple[Step, ...]:
+    return tuple(Step(position, 0.0, is_retry=False) for position in range(targets))
 
 
 class RetryBudget:

@@ -62,8 +62,7 @@ class KeyLimits:
     @property
     def has_budget(self) -> bool:
         """Say whether money is limited, so that every price has to be known."""
-        budgets = (self.daily_budget, self.weekly_budget, self.monthly_budget, self.total_budget)
-        return any(budget is not None for budget in budgets)
+        return not (self.daily_budget is self.weekly_budget is self.monthly_budget is self.total_budget is None)
 
 
 @frozen
