@@ -210,9 +210,9 @@ class Connection(asyncio.Protocol):
 
     def write(self) -> None:
         """Write the request that is to be sent, unless the connection was lost meanwhile."""
-        request, self._unwritten = self._unwritten, ()
-        if request and self.is_open:
-            self._transport.writelines(request)
+        if self._unwritten and self.is_open and not self._transport.is_closing():
+            self._transport.writelines(self._unwritten)
+            self._unwritten = ()
 
     def read_on(self) -> None:
         """Receive again, now that what had arrived was read."""

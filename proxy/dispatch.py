@@ -69,6 +69,8 @@ async def _send(http: Http) -> None:
     response = http.response
     if response is None:
         raise ServerError("There is no answer.")
+    if http.stage is Stage.IDLE:  # a stream that has ended
+        return
     if isinstance(response, HotResponse) and http.stage is Stage.HANDLER:
         await http.http1_response_header(response.body or b"", True)  # noqa: FBT003  Sanic's signature
     else:

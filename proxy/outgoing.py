@@ -15,13 +15,14 @@ _MOST_UNSENT = 2**16
 class Outgoing(HttpProtocol):
     """A connection as far as it sends."""
 
-    __slots__ = ("_unsent", "door")
+    __slots__ = ("_is_shut", "_unsent", "door")
     transport: Any
 
     def __init__(self, *, app: Any, **options: Any) -> None:
         """Begin; `app.ctx.door` is the door that it came through."""
         self.door: Door = app.ctx.door
         self._unsent = b""
+        self._is_shut = False
         super().__init__(app=app, **options)
 
     async def send(self, data: bytes) -> None:
@@ -40,7 +41,8 @@ class Outgoing(HttpProtocol):
 
         They leave at the end of the loop's turn, with those of other connections, unless they are many.
         """
-        if self.transport is None or self.transport.is_closing():  # Sanic's own would miss the first
+        # Sanic's own would miss the first.
+        if self.transport is None or self.transport.is_closing() or self._is_shut:
             raise RequestCancelled
         if not self._unsent:
             self.door.senders.add(self)
@@ -53,6 +55,12 @@ class Outgoing(HttpProtocol):
         data, self._unsent = self._unsent, b""
         if data and self.transport is not None and not self.transport.is_closing():
             self.transport.write(data)
+
+    def shut(self) -> None:
+        """Send what was written, and say that there will be no more."""
+        self.flush()
+        self._is_shut = True
+        self.transport.write_eof()
 
     def close(self, timeout: float | None = None) -> None:
         """Close the connection when all that was written is sent."""

@@ -223,8 +223,7 @@ class StrictHttp(Http):
 
     async def _linger(self) -> None:
         """Read on without keeping anything: closing at once would reset the connection, and take the answer along."""
-        self.protocol.flush()
-        self.protocol.transport.write_eof()
+        self.protocol.shut()
         with suppress(TimeoutError):
             async with asyncio.timeout(LINGER_SECONDS):
                 while True:

@@ -62,7 +62,9 @@ class KeyLimits:
     @property
     def has_budget(self) -> bool:
         """Say whether money is limited, so that every price has to be known."""
-        return not (self.daily_budget is self.weekly_budget is self.monthly_budget is self.total_budget is None)
+        return not (
+            self.daily_budget is self.weekly_budget is self.monthly_budget is self.total_budget is None
+        )
 
 
 @frozen

@@ -97,6 +97,7 @@ class StreamingClient:
     async def finish(self, data: bytes) -> None:
         """Send the last piece and the end of the answer in one write: one more takes 1.3 % of a stream's CPU."""
         await self._write(data, is_last=True)
+        self._response = None
 
     async def close(self) -> None:
         """End an answer that was begun and not finished."""

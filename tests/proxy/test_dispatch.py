@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-import itertools
-import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
 
 import httpx
-from sanic import HTTPResponse, Request, Sanic
+from sanic import HTTPResponse, Request
 from sanic.response import BaseHTTPResponse, text
 
-from proxy import serving
-from proxy.bounds import Bounds
-from proxy.dispatch import Dispatch
-from proxy.door import Door
 from proxy.handlers.headers import HotResponse
-from proxy.request_log import RequestLog
-
-_numbers = itertools.count(1)
+from tests.proxy.bare_app import application, port_of
 
 
 class Seen:
@@ -46,25 +37,16 @@ class Seen:
 @asynccontextmanager
 async def served() -> AsyncIterator[tuple[httpx.AsyncClient, Seen]]:
     """Serve an application that has one of each kind of handler."""
-    app: Sanic[Any, Any] = Sanic(f"dispatch-{next(_numbers)}", configure_logging=False)
-    app.config.update({"TOUCHUP": False, "ACCESS_LOG": False, "MOTD": False, "FALLBACK_ERROR_FORMAT": "json"})
-    app.ctx.door = Door(Bounds(), chat_body_bytes=2**20, answer_seconds=60)
-    app.ctx.request_log = RequestLog(None)
     seen = Seen()
-    app.ctx.dispatch = Dispatch(app, seen.begin, seen.end)
-    for handler in (whole, hot, echo, nothing, broken, changed_its_mind, stream):
-        app.add_route(handler, f"/{handler.__name__}", methods=["GET", "HEAD", "POST"], error_format="json")
+    handlers = (whole, hot, echo, nothing, broken, changed_its_mind, stream)
+    app = application(seen.begin, seen.end, *handlers)
     for path in ("refused", "answered"):
         app.add_route(broken, f"/{path}", name=path, error_format="json")
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        server = await serving.create_server(app, listener)
-        await serving.start(server)
-        base_url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        try:
-            async with httpx.AsyncClient(base_url=base_url, trust_env=False) as http:
-                yield http, seen
-        finally:
-            await serving.stop(server, 1)
+    async with (
+        port_of(app) as port,
+        httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False) as http,
+    ):
+        yield http, seen
 
 
 async def whole(_request: Request) -> HTTPResponse:
