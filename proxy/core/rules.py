@@ -62,8 +62,11 @@ class KeyLimits:
     @property
     def has_budget(self) -> bool:
         """Say whether money is limited, so that every price has to be known."""
-        return not (
-            self.daily_budget is self.weekly_budget is self.monthly_budget is self.total_budget is None
+        return (
+            self.daily_budget is not None
+            or self.weekly_budget is not None
+            or self.monthly_budget is not None
+            or self.total_budget is not None
         )
 
 
