@@ -38,6 +38,9 @@ from proxy.request_log import new_request_id
 TICK_SECONDS = 1.0
 LINGER_SECONDS = 2.0
 CROWDED_IDLE_SECONDS = 5.0
+NEW_SECONDS = 0.25
+"""How long after a connection was made its first request is waited for, should everything be about to end."""
+
 _PROGRESS_BYTES = 16 * 2**10
 _HEAD_TOO_LARGE = 431
 _LONGEST_CHUNK_HEAD = 256
@@ -234,7 +237,7 @@ class StrictHttp(Http):
 class Protocol(Outgoing):
     """One connection."""
 
-    __slots__ = ("_arrival", "_is_one_too_many", "_phase", "_since")
+    __slots__ = ("_arrival", "_is_one_too_many", "_made_at", "_phase", "_since")
     HTTP_CLASS = StrictHttp
     recv_buffer: bytearray
     _task: Any
@@ -251,6 +254,7 @@ class Protocol(Outgoing):
     def connection_made(self, transport: Any) -> None:
         """Take a connection; one past the bound is served with a refusal, one past twice the bound not at all."""
         super().connection_made(transport)
+        self._made_at = self.loop.time()
         most = self.door.bounds.most
         self._is_one_too_many = len(self.connections) > most
         if len(self.connections) > 2 * most:
@@ -271,10 +275,11 @@ class Protocol(Outgoing):
         await self._arrival
 
     def stop(self) -> None:
-        """Close the connection now, or with the answer that is under way."""
+        """Close the connection now, or with the answer that is under way, or that to a request that may be."""
         if self.http is not None:
             self.http.keep_alive = False
-        self.close_if_idle()
+        if not self.is_new and not self.recv_buffer:
+            self.close_if_idle()
 
     def end(self) -> asyncio.Task[None] | None:
         """Close the connection, whatever it does, and return what still ends then."""
@@ -282,6 +287,12 @@ class Protocol(Outgoing):
         if not self.close_if_idle():
             self.abort()
         return task
+
+    @property
+    def is_new(self) -> bool:
+        """Say whether the first request may still be on its way: to close now would reset it, unread."""
+        has_asked = self.state["requests_count"] > 0 or self._task is None
+        return not has_asked and self.loop.time() - self._made_at < NEW_SECONDS
 
     @property
     def is_busy(self) -> bool:

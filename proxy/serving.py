@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import socket
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from functools import partial
 from types import SimpleNamespace
@@ -22,7 +22,7 @@ from sanic.config import Config
 
 from proxy.door import Door
 from proxy.listener import count_listeners
-from proxy.protocol import Protocol
+from proxy.protocol import NEW_SECONDS, Protocol
 from proxy.settings import Settings
 
 App = Sanic[Config, SimpleNamespace]
@@ -171,13 +171,22 @@ async def stop(server: Server, seconds: float) -> None:
         connection.stop()
     await server.before_stop()
     deadline = max(deadline, loop.time() + _LAST_SECONDS)
-    while any(connection.is_busy for connection in connections) and loop.time() < deadline:  # noqa: ASYNC110  there are as many ends as connections
-        await asyncio.sleep(_POLL_SECONDS)
+    await _until(lambda: not any(connection.is_busy for connection in connections), deadline)
     _close_listeners(server)
+    # Who came until now has asked in good faith, and is told at least to come again.
+    await _until(
+        lambda: not any(each.is_new or each.is_busy for each in connections), loop.time() + NEW_SECONDS
+    )
     ending = [task for task in [connection.end() for connection in list(connections)] if task is not None]
     if ending:
         await asyncio.wait(ending, timeout=_LAST_SECONDS)
     await server.after_stop()
+
+
+async def _until(is_so: Callable[[], bool], deadline: float) -> None:
+    """Wait until something is so, or until a moment of the loop's clock."""
+    while not is_so() and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110  there are as many ends as connections
+        await asyncio.sleep(_POLL_SECONDS)
 
 
 async def _successor(settings: Settings) -> None:

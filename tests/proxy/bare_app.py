@@ -8,7 +8,8 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
-from sanic import Sanic
+from sanic import HTTPResponse, Request, Sanic
+from sanic.response import BaseHTTPResponse
 
 from proxy import serving
 from proxy.bounds import Bounds
@@ -19,7 +20,16 @@ from proxy.request_log import RequestLog
 _numbers = itertools.count(1)
 
 
-def application(begin: Begin, end: End, *handlers: Callable[..., Any]) -> Sanic[Any, Any]:
+async def pass_on(_request: Request) -> HTTPResponse | None:
+    """Begin a request by doing nothing."""
+    return None
+
+
+def leave(_request: Request, _response: BaseHTTPResponse) -> None:
+    """End one likewise."""
+
+
+def application(*handlers: Callable[..., Any], begin: Begin = pass_on, end: End = leave) -> Sanic[Any, Any]:
     """Make an application in which each handler is at the path of its name."""
     app: Sanic[Any, Any] = Sanic(f"bare-{next(_numbers)}", configure_logging=False)
     app.config.update({"TOUCHUP": False, "ACCESS_LOG": False, "MOTD": False, "FALLBACK_ERROR_FORMAT": "json"})

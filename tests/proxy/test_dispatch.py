@@ -39,7 +39,7 @@ async def served() -> AsyncIterator[tuple[httpx.AsyncClient, Seen]]:
     """Serve an application that has one of each kind of handler."""
     seen = Seen()
     handlers = (whole, hot, echo, nothing, broken, changed_its_mind, stream)
-    app = application(seen.begin, seen.end, *handlers)
+    app = application(*handlers, begin=seen.begin, end=seen.end)
     for path in ("refused", "answered"):
         app.add_route(broken, f"/{path}", name=path, error_format="json")
     async with (

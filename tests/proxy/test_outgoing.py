@@ -9,7 +9,6 @@ import httpx
 import pytest
 from sanic import HTTPResponse, Request
 from sanic.exceptions import RequestCancelled
-from sanic.response import BaseHTTPResponse
 
 from proxy.handlers.headers import HotResponse
 from proxy.outgoing import Outgoing
@@ -20,14 +19,6 @@ Handler = Callable[[Request], Awaitable[HTTPResponse]]
 pytestmark = pytest.mark.both_loops
 PIECE = bytes(range(256)) * 64
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\n"
-
-
-async def begin(_request: Request) -> HTTPResponse | None:
-    return None
-
-
-def end(_request: Request, _response: BaseHTTPResponse) -> None:
-    return None
 
 
 def sender(request: Request) -> Outgoing:
@@ -82,7 +73,7 @@ async def small(_request: Request) -> HTTPResponse:
 async def test_much_is_sent_as_it_is() -> None:
     """What is written in one turn arrives whole and in order, and little of it is kept back."""
     async with (
-        port_of(application(begin, end, much)) as port,
+        port_of(application(much)) as port,
         httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False) as http,
     ):
         assert (await http.get("/much")).content == PIECE * 64
@@ -96,14 +87,14 @@ async def test_what_was_written_before_the_end_is_sent(handler: Handler) -> None
 
 async def test_nobody_loses_by_a_connection_that_is_lost() -> None:
     """Connections that are gone by the end of the turn keep nothing from the others of that turn."""
-    async with port_of(application(begin, end, lost, small)) as port:
+    async with port_of(application(lost, small)) as port:
         answers = await asyncio.gather(*(ask(port, path) for path in ("lost", "small") * 20))
     assert all(answer.endswith(b"small") for answer in answers[1::2])
     assert not any(answers[0::2])
 
 
 async def asked(handler: Handler) -> bytes:
-    async with port_of(application(begin, end, handler)) as port:
+    async with port_of(application(handler)) as port:
         return await ask(port, handler.__name__)
 
 

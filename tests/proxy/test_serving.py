@@ -5,11 +5,15 @@ from __future__ import annotations
 import asyncio
 import socket
 
+from sanic import HTTPResponse, Request
+from sanic.response import text
+
 from proxy import serving
 from proxy.core.routing import Role
 from proxy.server import create_app
 from proxy.settings import Settings
 from tests.gateway import JWT_SECRET
+from tests.proxy.bare_app import application
 from tests.proxy.stage import MINI, ask, staged
 from tests.raw import connected, statuses
 from tests.upstreams import Behaviour
@@ -58,3 +62,26 @@ async def test_nobody_is_let_in_before_the_parts_are_there(mongodb_uri: str) -> 
             assert await connection.rest() == b""
         with socket.socket() as late:
             assert late.connect_ex(address) != 0
+
+
+async def test_who_came_a_moment_ago_is_answered() -> None:
+    """A first request that is on its way when the end begins is served, its connection closed, and silence not waited for."""
+    app = application(health)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        server = await serving.create_server(app, listener)
+        await serving.start(server)
+        base_url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        async with connected(base_url) as newcomer, connected(base_url) as silent:
+            while len(server.connections) < 2:  # noqa: ASYNC110  whoever is accepted tells nobody
+                await asyncio.sleep(0)
+            ending = asyncio.create_task(serving.stop(server, 1))
+            await asyncio.sleep(0)
+            await newcomer.send(HEALTH)
+            answer = await newcomer.rest()
+            assert (statuses(answer), b"connection: close" in answer) == ([200], True)
+            assert await silent.rest() == b""
+            await ending
+
+
+async def health(_request: Request) -> HTTPResponse:
+    return text("well")
