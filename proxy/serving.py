@@ -38,6 +38,7 @@ READY, MAKE_WAY = b"r", b"w"
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _LAST_SECONDS = 1.0
+_LAST_TURNS = 8
 _POLL_SECONDS = 0.05
 
 
@@ -118,7 +119,7 @@ class _Run:
             await self._make_way.wait()
         else:
             await _successor(self._settings)
-        _close_listeners(server)
+        await _close_door(server)
 
 
 async def create_server(app: App, listener: socket.socket) -> Server:
@@ -155,6 +156,13 @@ async def _listen(server: Server) -> None:
         app.ctx.listeners.append(await loop.create_server(newcomer, sock=handle, backlog=BACKLOG))
 
 
+async def _close_door(server: Server) -> None:
+    """Let in whoever stands in line, for closing a listener resets him, and then nobody any more."""
+    for _ in range(_LAST_TURNS):
+        await asyncio.sleep(0)
+    _close_listeners(server)
+
+
 def _close_listeners(server: Server) -> None:
     for listener in getattr(server.app.ctx, "listeners", (server.server,)):
         listener.close()
@@ -172,7 +180,7 @@ async def stop(server: Server, seconds: float) -> None:
     await server.before_stop()
     deadline = max(deadline, loop.time() + _LAST_SECONDS)
     await _until(lambda: not any(connection.is_busy for connection in connections), deadline)
-    _close_listeners(server)
+    await _close_door(server)
     # Who came until now has asked in good faith, and is told at least to come again.
     await _until(
         lambda: not any(each.is_new or each.is_busy for each in connections), loop.time() + NEW_SECONDS

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from contextlib import ExitStack
 
 from sanic import HTTPResponse, Request
 from sanic.response import text
@@ -81,6 +82,20 @@ async def test_who_came_a_moment_ago_is_answered() -> None:
             assert (statuses(answer), b"connection: close" in answer) == ([200], True)
             assert await silent.rest() == b""
             await ending
+
+
+async def test_who_stands_in_line_is_let_in() -> None:
+    """Whom the kernel has taken, and nobody accepted yet, is served and not reset when the end begins."""
+    app = application(health)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        server = await serving.create_server(app, listener)
+        await serving.start(server)
+        with ExitStack() as line:
+            places = [line.enter_context(socket.create_connection(listener.getsockname())) for _ in range(50)]
+            for place in places:
+                place.sendall(HEALTH)
+            await serving.stop(server, 1)
+            assert {statuses(place.recv(2**16))[0] for place in places} == {200}
 
 
 async def health(_request: Request) -> HTTPResponse:
