@@ -68,6 +68,6 @@ class Outgoing(HttpProtocol):
         super().close(timeout)
 
     def abort(self) -> None:
-        """Close the connection at once."""
+        """Close the connection at once, whether what was written has been read or not."""
         self.flush()
         super().abort()  # type: ignore[no-untyped-call]  # Sanic has no annotation here

@@ -39,6 +39,8 @@ READY, MAKE_WAY = b"r", b"w"
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _LAST_SECONDS = 1.0
 _LAST_TURNS = 8
+"""How often the line is looked at before it is closed; in each of these turns, ACCEPTS are let in."""
+
 _POLL_SECONDS = 0.05
 
 

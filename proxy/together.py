@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 class Together(Generic[T]):
-    """Collects things until the event loop's turn ends: as many as the requests that ran in it, and no more."""
+    """Collects things until the event loop's turn ends, and keeps none of them longer."""
 
     def __init__(self, do: Callable[[list[T]], None]) -> None:
         """Let `do`, which must not raise, have all that was collected in a turn, in its order."""

@@ -48,7 +48,7 @@ async def test_a_provider_that_is_down_at_the_start_comes_later(mongodb_uri: str
     """Refused connections and silence do not hold up the start; what is there is served, the rest when it comes."""
     openrouter, huggingface = OpenRouter(), HuggingFace()
     async with serving(openrouter, huggingface):
-        await huggingface.stop()
+        await huggingface.pause()
         openrouter.script.enqueue(Behaviour(delay_headers=30), path="/models")
         began = time.monotonic()
         async with gateway_for(mongodb_uri, openrouter, huggingface, catalog_refresh_seconds=1) as gateway:
@@ -73,7 +73,7 @@ async def test_stored_models_are_served_while_a_provider_is_down(mongodb_uri: st
         async with gateway_for(mongodb_uri, openrouter, huggingface) as gateway:
             before = gateway.parts.catalog.current.entries
         openrouter.script.always(Behaviour(error="500_documented"), path="/models")
-        await huggingface.stop()
+        await huggingface.pause()
         began = time.monotonic()
         async with gateway_for(mongodb_uri, openrouter, huggingface, catalog_refresh_seconds=1) as gateway:
             assert time.monotonic() - began < 2
@@ -131,7 +131,7 @@ async def test_what_cannot_be_read_changes_nothing_and_tells_nothing(mongodb_uri
                 await gateway.parts.catalog.refresh("openrouter")
             assert SECRET not in str(caught.value)
             assert openrouter.base_url not in str(caught.value)
-        await openrouter.stop()
+        await openrouter.pause()
         with pytest.raises(CatalogError):
             await gateway.parts.catalog.refresh("openrouter")
         assert gateway.parts.catalog.current is before

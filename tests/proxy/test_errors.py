@@ -136,7 +136,7 @@ async def test_an_unreachable_provider_is_503(mongodb_uri: str) -> None:
     """A provider that nobody answers at is 503 with Retry-After, and no event: it was never reached."""
     async with staged(mongodb_uri) as stage:
         key = await stage.gateway.key()
-        await stage.plain.stop()
+        await stage.plain.pause()
         response = await stage.gateway.chat(key, ask(PLAIN))
         assert_openai_error(response, 503, "service_unavailable")
         assert response.headers["retry-after"] == "2"

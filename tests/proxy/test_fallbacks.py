@@ -56,7 +56,7 @@ async def test_an_unreachable_provider_is_passed_over(mongodb_uri: str) -> None:
     """Without a connection nothing can have run: the next target serves, and the event names both attempts."""
     async with staged(mongodb_uri, fallbacks=BOTH) as stage:
         key = await stage.gateway.key(role=Role.PREMIUM)
-        await stage.openrouter.stop()
+        await stage.openrouter.pause()
         assert (await stage.gateway.chat(key, ask("both"))).status_code == 200
         assert tried(await stage.event()) == [("openrouter", "unreachable"), ("huggingface", "completed")]
 

@@ -7,7 +7,9 @@
 """
 
 import asyncio
+import socket
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from types import TracebackType
@@ -29,7 +31,7 @@ START_SECONDS = 10.0
 MAX_BODY = 256 * 1024 * 1024
 
 
-class SimulatedUpstream:
+class SimulatedUpstream(ABC):
     """What all upstreams share; a provider adds its routes, refusals, prices and spelling."""
 
     prefix: ClassVar[str] = "/v1"
@@ -45,6 +47,7 @@ class SimulatedUpstream:
         self.requests: list[str] = []
         self.is_stopping = False
         self._runner: web.AppRunner | None = None
+        self._kept_port: socket.socket | None = None
 
     @property
     def base_url(self) -> str:
@@ -57,7 +60,7 @@ class SimulatedUpstream:
     # Life
 
     async def start(self) -> None:
-        """Listen; a port of 0 becomes a free one, which a later start takes again."""
+        """Listen; a port of 0 becomes a free one, on which it is after a `pause` too."""
         self.is_stopping = False
         app = web.Application(client_max_size=MAX_BODY, middlewares=[self._remember])
         self.add_routes(app.router)
@@ -72,7 +75,10 @@ class SimulatedUpstream:
             max_field_size=65536,
         )
         await self._runner.setup()
-        site = web.TCPSite(self._runner, self.host, self.port, reuse_address=True, backlog=1024)
+        site: web.BaseSite = web.TCPSite(self._runner, self.host, self.port, reuse_address=True, backlog=1024)
+        if self._kept_port is not None:
+            site = web.SockSite(self._runner, self._kept_port, backlog=1024)
+            self._kept_port = None  # the site's now
         await site.start()
         self.port = self._runner.addresses[0][1]
 
@@ -82,6 +88,16 @@ class SimulatedUpstream:
         if self._runner:
             await self._runner.cleanup()
             self._runner = None
+        if self._kept_port is not None:
+            self._kept_port.close()
+            self._kept_port = None
+
+    async def pause(self) -> None:
+        """Refuse connections until the next `start`: the port is kept, so that no other process gets it meanwhile."""
+        await self.stop()
+        self._kept_port = socket.socket()
+        self._kept_port.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._kept_port.bind((self.host, self.port))
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -127,23 +143,23 @@ class SimulatedUpstream:
 
     # What a provider decides
 
-    def add_routes(self, router: web.UrlDispatcher) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def add_routes(self, router: web.UrlDispatcher) -> None: ...
 
-    def refuse_key(self, key: str | None) -> Failure | None:
-        raise NotImplementedError
+    @abstractmethod
+    def refuse_key(self, key: str | None) -> Failure | None: ...
 
-    def refuse_json(self) -> Failure:
-        raise NotImplementedError
+    @abstractmethod
+    def refuse_json(self) -> Failure: ...
 
-    def admit(self, ask: Ask, behaviour: Behaviour) -> Served | Failure:
-        raise NotImplementedError
+    @abstractmethod
+    def admit(self, ask: Ask, behaviour: Behaviour) -> Served | Failure: ...
 
-    def bill(self, served: Served, tokens: Tokens, ask: Ask, behaviour: Behaviour) -> Bill:
-        raise NotImplementedError
+    @abstractmethod
+    def bill(self, served: Served, tokens: Tokens, ask: Ask, behaviour: Behaviour) -> Bill: ...
 
-    def headers(self, generation: Generation) -> dict[str, str]:
-        raise NotImplementedError
+    @abstractmethod
+    def headers(self, generation: Generation) -> dict[str, str]: ...
 
     def names(self, ask: Ask) -> frozenset[str]:
         """Say under which model names a rule of the script finds this request."""

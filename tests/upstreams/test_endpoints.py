@@ -200,7 +200,7 @@ def test_stopping_aborts_what_runs() -> None:
             await upstream.start()
             port, running = upstream.port, asyncio.ensure_future(post(client, upstream, chat()))
             await upstream.books.until(lambda books: books.running == 1, 2)
-            await upstream.stop()
+            await upstream.pause()
             with pytest.raises(aiohttp.ClientError):
                 await running
             async with upstream:
