@@ -361,6 +361,7 @@ def test_killed_mongod_is_revived_by_exactly_one_of_its_users(data_dir: Path) ->
         assert not database.ensure_running()
 
 
+@pytest.mark.long
 def test_taken_port_is_exchanged_for_another(data_dir: Path) -> None:
     """When a program has taken the recorded port, mongod moves, and its replica set with it."""
     with embedded_mongod(data_dir) as database:

@@ -22,6 +22,7 @@ async def test_a_crowd_never_overspends_a_budget(tmp_path: Path) -> None:
     assert_holds(await trials.spend(tmp_path, random.Random(SEED), parallel=150, gateways=2))
 
 
+@pytest.mark.long
 async def test_kills_lose_and_double_nothing(tmp_path: Path) -> None:
     """Gateways and mongod die by `kill -9` under load: the books are exact, and the judge sees planted defects."""
     trial = await trials.kill(tmp_path, random.Random(SEED), kills=5, mongod_kills=1, gateways=2, clients=8)

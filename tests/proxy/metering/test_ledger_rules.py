@@ -47,7 +47,7 @@ LIMITS = UserLimits(40, 1000, 12_000)
 KEY_LIMITS = KeyLimits(total_budget=Decimal("0.01"), concurrent_requests=6)
 FAULTS = st.lists(st.sampled_from([None, *Fault]), max_size=3)
 SELDOM = st.integers(0, 5)
-EXAMPLES, STEPS, HAVOC = 15, 8, 40
+STEPS, HAVOC = 8, 40
 _numbers = itertools.count()
 
 
@@ -325,7 +325,10 @@ class LedgerRules(RuleBasedStateMachine):
         self.trouble.faults = []
 
 
-def test_no_order_of_events_breaks_the_rules(mongodb_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("examples", [5, pytest.param(40, marks=pytest.mark.long)])
+def test_no_order_of_events_breaks_the_rules(
+    mongodb_uri: str, monkeypatch: pytest.MonkeyPatch, examples: int
+) -> None:
     """Leases, settlements, unknown outcomes, crashes, recoveries and zombies, in any order, keep every invariant."""
     monkeypatch.setattr(workers, "PATIENCE_SECONDS", 0.01)
     monkeypatch.setattr(workers, "_RETRY_SECONDS", 0.002)
@@ -337,7 +340,7 @@ def test_no_order_of_events_breaks_the_rules(mongodb_uri: str, monkeypatch: pyte
             run_state_machine_as_test(
                 LedgerRules,
                 settings=settings(
-                    max_examples=EXAMPLES,
+                    max_examples=examples,
                     stateful_step_count=STEPS,
                     deadline=None,
                     suppress_health_check=list(HealthCheck),
