@@ -16,6 +16,7 @@ from urllib.parse import unquote, urlsplit
 import aiosmtplib
 import structlog
 
+from proxy import background
 from proxy.settings import Settings
 
 MOST_WAITING = 100
@@ -68,7 +69,7 @@ class Mailer:
         while True:
             mail = await self._queue.get()
             try:
-                await self._deliver(mail)
+                await background.survived("sending a mail", self._deliver(mail))
             finally:
                 self._queue.task_done()
 

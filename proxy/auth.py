@@ -199,18 +199,18 @@ class Authenticator:
     async def _refresh_for_ever(self) -> None:
         while True:
             await asyncio.sleep(_REFRESH_SECONDS)
-            try:
-                await self._refresh()
-                self._is_cut_off = False
-            except PyMongoError as exc:
-                self._is_cut_off = is_outage(exc)
+            await background.survived("reading the keys in use", self._refresh())
 
     async def _refresh(self) -> None:
         """Read every key in use again, a thousand in one query."""
         began = asyncio.get_running_loop().time()
         in_use = [digest for digest, known in self._known.items() if began - known.used_at < _IN_USE_SECONDS]
-        for start in range(0, len(in_use), _BATCH):
-            _ = await self._read_again(in_use[start : start + _BATCH])
+        try:
+            for start in range(0, len(in_use), _BATCH):
+                _ = await self._read_again(in_use[start : start + _BATCH])
+            self._is_cut_off = False
+        except PyMongoError as exc:
+            self._is_cut_off = is_outage(exc)
 
     async def _read_again(self, digests: Sequence[str]) -> dict[str, _Known]:
         """Read these keys, and return what is known of them now."""

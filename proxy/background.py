@@ -1,16 +1,30 @@
-"""Ending background tasks: asked again until they end, because one request to do so can get lost.
+"""What goes on in the background: it survives its own defects, and ends when it is asked to.
 
-pymongo's asynchronous driver swallows a cancellation that arrives while a command's answer does: the command
-returns as if nothing had happened, and a task that loops goes on for ever.
+It is asked again until it ends, because one request to do so can get lost: pymongo's asynchronous driver swallows a
+cancellation that arrives while a command's answer does. The command returns as if nothing had happened, and a task that
+loops goes on for ever.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Awaitable, Iterable
+from typing import Any, TypeVar
+
+import structlog
 
 ASK_AGAIN_SECONDS = 0.1
+T = TypeVar("T")
+log = structlog.get_logger(__name__)
+
+
+async def survived(what: str, step: Awaitable[T]) -> T | None:
+    """Return what one step of work returns that is repeated for ever; a defect in it is logged, and not the work's end."""
+    try:
+        return await step
+    except Exception as defect:  # the outermost one of a background task: nobody else would hear of it
+        log.critical("a step of the background work has failed", step=what, exc_info=defect)
+        return None
 
 
 async def end(tasks: Iterable[asyncio.Task[Any]]) -> None:

@@ -20,6 +20,7 @@ from pymongo import UpdateOne
 from pymongo.errors import PyMongoError
 
 from plugins.contract import ModelInfo, Price
+from proxy import background
 from proxy.core import pricing
 from proxy.core.routing import Catalogue, Entry, Member, Tier
 from proxy.documents import REVISIONS, AIModel, PriceOverride
@@ -157,25 +158,33 @@ class Catalog:
 
     async def _keep_fresh(self, name: str, first_read: asyncio.Event) -> None:
         while not self._stopping.is_set():
-            delay = self._refresh_seconds
-            try:
-                if not await self._loaded_from_sibling(name):
-                    await self.refresh(name)
-            except (CatalogError, PyMongoError) as exc:
-                log.warning("a provider's models cannot be read", provider=name, cause=str(exc)[:200])
-                delay = min(delay, _RETRY_SECONDS)
+            is_read = await background.survived("reading a provider's models", self._try_to_refresh(name))
             first_read.set()
             self._report_ages()
-            await self._pause(delay)
+            await self._pause(
+                self._refresh_seconds if is_read else min(self._refresh_seconds, _RETRY_SECONDS)
+            )
+
+    async def _try_to_refresh(self, name: str) -> bool:
+        try:
+            if not await self._loaded_from_sibling(name):
+                await self.refresh(name)
+        except (CatalogError, PyMongoError) as exc:
+            log.warning("a provider's models cannot be read", provider=name, cause=str(exc)[:200])
+            return False
+        return True
 
     async def _follow_revisions(self) -> None:
         while not self._stopping.is_set():
             await self._pause(REVISION_POLL_SECONDS)
-            try:
-                if await self._read_revision() != self._revision:
-                    await self._load_all()
-            except PyMongoError as exc:
-                log.warning("the catalogue's revision cannot be read", cause=str(exc)[:200])
+            await background.survived("following the catalogue's revision", self._try_to_follow())
+
+    async def _try_to_follow(self) -> None:
+        try:
+            if await self._read_revision() != self._revision:
+                await self._load_all()
+        except PyMongoError as exc:
+            log.warning("the catalogue's revision cannot be read", cause=str(exc)[:200])
 
     async def _pause(self, seconds: float) -> None:
         with contextlib.suppress(TimeoutError):

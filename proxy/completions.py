@@ -11,6 +11,7 @@ import contextlib
 from datetime import datetime
 from functools import partial
 
+from proxy import background
 from proxy.auth import Caller
 from proxy.call import Answer, Client, Plan, Services
 from proxy.catalog import Catalog
@@ -143,13 +144,16 @@ class Completions:
         tick = min(_TICK_SECONDS, self._keep_alive_seconds)
         while True:
             await asyncio.sleep(tick)
-            self._services.health.report_keys()
-            self._services.metrics.flush()
-            for exchange in list(self._running.values()):
-                with contextlib.suppress(TimeoutError):
-                    # A reader that is too slow even for a comment must not keep the others waiting.
-                    async with asyncio.timeout(_PING_SECONDS):
-                        await exchange.keep_alive(self._keep_alive_seconds)
+            await background.survived("keeping streams alive", self._tick())
+
+    async def _tick(self) -> None:
+        self._services.health.report_keys()
+        self._services.metrics.flush()
+        for exchange in list(self._running.values()):
+            with contextlib.suppress(TimeoutError):
+                # A reader that is too slow even for a comment must not keep the others waiting.
+                async with asyncio.timeout(_PING_SECONDS):
+                    await exchange.keep_alive(self._keep_alive_seconds)
 
     def _plan(self, call: Call) -> Plan:
         """Decide all that needs no waiting: where the call may go, and what has to be held for it."""

@@ -20,7 +20,7 @@ from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.errors import ConfigurationError, ConnectionFailure, PyMongoError
 from pymongo.read_concern import ReadConcern
 
-from proxy import indexes
+from proxy import background, indexes
 from proxy.errors import Unavailable
 from proxy.mongod import EmbeddedMongod, MongodError
 
@@ -128,11 +128,15 @@ async def keep_running(mongod: EmbeddedMongod) -> None:
     """Revive the embedded server, every second, should it have died."""
     while True:
         await asyncio.sleep(1)
-        try:
-            if await asyncio.to_thread(mongod.ensure_running):
-                log.warning("the embedded MongoDB had died and was started again")
-        except MongodError as exc:
-            log.warning("the embedded MongoDB has died and does not come back", cause=str(exc))
+        await background.survived("watching the embedded MongoDB", _revive(mongod))
+
+
+async def _revive(mongod: EmbeddedMongod) -> None:
+    try:
+        if await asyncio.to_thread(mongod.ensure_running):
+            log.warning("the embedded MongoDB had died and was started again")
+    except MongodError as exc:
+        log.warning("the embedded MongoDB has died and does not come back", cause=str(exc))
 
 
 def is_outage(exc: PyMongoError) -> bool:

@@ -47,7 +47,7 @@ class Pulse:
     async def _ask_for_ever(self) -> None:
         while True:
             await asyncio.sleep(PULSE_SECONDS)
-            await self._ask()
+            await background.survived("asking the database", self._ask())
 
     async def _ask(self) -> None:
         try:

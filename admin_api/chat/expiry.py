@@ -14,6 +14,7 @@ from pymongo.errors import PyMongoError
 
 from admin_api.chat.documents import ChatSession
 from admin_api.chat.service import delete_sessions
+from proxy import background
 from proxy.gateway import Gateway
 
 SWEEP_SECONDS = 600.0
@@ -36,11 +37,16 @@ async def delete_expired(now: datetime, days: int) -> int:
 async def sweep(gateway: Gateway, days: int, stopping: asyncio.Event) -> None:
     """Delete what has expired, now and every ten minutes, until `stopping` is set."""
     while not stopping.is_set():
-        try:
-            deleted = await delete_expired(gateway.clock(), days)
-            if deleted:
-                log.info("deleted chat sessions that had expired", sessions=deleted)
-        except PyMongoError as exc:
-            log.warning("expired chat sessions cannot be deleted", cause=str(exc)[:200])
+        await background.survived("deleting what has expired", _try_to_delete(gateway.clock(), days))
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(stopping.wait(), SWEEP_SECONDS)
+
+
+async def _try_to_delete(now: datetime, days: int) -> None:
+    try:
+        deleted = await delete_expired(now, days)
+    except PyMongoError as exc:
+        log.warning("expired chat sessions cannot be deleted", cause=str(exc)[:200])
+    else:
+        if deleted:
+            log.info("deleted chat sessions that had expired", sessions=deleted)

@@ -257,13 +257,15 @@ class DirectMeter:
     async def _sweep_for_ever(self) -> None:
         while True:
             await asyncio.sleep(SWEEP_SECONDS)
-            now = datetime.now(UTC)
-            try:
-                await self.sweep(now)
-                if await self._janitor.take_turn(now):
-                    await self._janitor.drop_ended(now)
-            except PyMongoError as exc:
-                log.warning("sweeping waits for the database", cause=str(exc)[:200])
+            await background.survived("sweeping", self._try_to_sweep(datetime.now(UTC)))
+
+    async def _try_to_sweep(self, now: datetime) -> None:
+        try:
+            await self.sweep(now)
+            if await self._janitor.take_turn(now):
+                await self._janitor.drop_ended(now)
+        except PyMongoError as exc:
+            log.warning("sweeping waits for the database", cause=str(exc)[:200])
 
 
 def _division(left: object, rule: Rule) -> dict[str, Any]:

@@ -64,8 +64,9 @@ class GroupCommit:
         async with self._writing:
             if self.is_lost:
                 return True  # what it has to say is in its journal, and whoever recovers that says it
-            chosen = await self._choose(everything=everything)
+            chosen: list[Slice] = []
             try:
+                await self._choose(chosen, everything=everything)
                 await self._write(chosen)
             finally:
                 for slice_ in chosen:
@@ -95,10 +96,9 @@ class GroupCommit:
         slice_.counted()
         self.backlog -= len(batch.closed)
 
-    async def _choose(self, *, everything: bool) -> list[Slice]:
-        """Take the slices that have something to say and of which no command is in flight, and lock them."""
+    async def _choose(self, chosen: list[Slice], *, everything: bool) -> None:
+        """Lock and add the slices that have something to say and of which no command is in flight."""
         now = self._loop.time()
-        chosen: list[Slice] = []
         events = 0
         for user_id in self._candidates(now, everything=everything):
             slice_ = self.slices[user_id]
@@ -116,7 +116,6 @@ class GroupCommit:
             if len(chosen) == _BATCH_ACCOUNTS or events >= _BATCH_EVENTS:
                 self._looked_around_at -= _LOOK_AROUND_SECONDS  # whoever was not looked at is next time
                 break
-        return chosen
 
     def _candidates(self, now: float, *, everything: bool) -> list[str]:
         """Return the accounts to look at: those with news, and now and then those that may lie idle."""

@@ -130,15 +130,17 @@ class Journal:
         return self.end
 
     async def sync(self) -> None:
-        """Make what is written until now survive the machine; writing goes on meanwhile."""
-        # Descriptors of its own: a rotation meanwhile would close ours, and its number be given to another file.
-        descriptors = [*self._unsynced, os.dup(self._descriptor)]
-        folders = [self.path, self.path.parent] if self._has_new_file else []
-        self._unsynced, self._has_new_file = [], False
+        """Make what is written until now survive the machine; writing goes on meanwhile. Raises `JournalError`."""
+        if self._descriptor < 0:
+            return  # it was left to whoever finishes it
         try:
+            # Descriptors of its own: a rotation meanwhile would close ours, and its number be given to another file.
+            descriptors = [*self._unsynced, os.dup(self._descriptor)]
+            folders = [self.path, self.path.parent] if self._has_new_file else []
+            self._unsynced, self._has_new_file = [], False
             await asyncio.to_thread(_sync_and_close, descriptors, folders)
         except OSError as exc:
-            log.error("the journal could not be synced", cause=exc.strerror)  # noqa: TRY400  one line says it
+            raise JournalError(f"the journal cannot be synced: {exc.strerror}") from exc
 
     def release(self, offset: int) -> None:
         """Delete the segments that nobody needs any more: all before `offset`."""

@@ -19,6 +19,7 @@ import structlog
 from pymongo import ASCENDING
 from pymongo.errors import PyMongoError
 
+from proxy import background
 from proxy.database import Database, lost
 from proxy.documents import ACCOUNTS
 from proxy.errors import Unavailable
@@ -187,7 +188,7 @@ class LeasedMeter:
             for worker in list(self._workers.values()):
                 await self._try("committing", worker.commit)
                 if worker.has_unsynced:
-                    await worker.sync()
+                    await self._try("syncing", worker.sync)
             self._report()
 
     async def _beat_for_ever(self) -> None:
@@ -238,6 +239,10 @@ class LeasedMeter:
             _ = await days.sums(self._database, "0000")  # so that nobody has to wait while they are made
 
     async def _try(self, what: str, step: Callable[[], Awaitable[object]]) -> None:
+        """Take a step; whatever it ends with, the next one comes."""
+        await background.survived(what, self._step(what, step))
+
+    async def _step(self, what: str, step: Callable[[], Awaitable[object]]) -> None:
         try:
             await step()
         except PyMongoError as exc:

@@ -50,7 +50,10 @@ class LedgerWatch:
     async def _watch(self) -> None:
         while True:
             await asyncio.sleep(WATCH_SECONDS)
-            try:
-                await self.check()
-            except PyMongoError as exc:
-                log.warning("the ledger could not be checked", cause=str(exc)[:200])
+            await background.survived("checking the ledger", self._try_to_check())
+
+    async def _try_to_check(self) -> None:
+        try:
+            await self.check()
+        except PyMongoError as exc:
+            log.warning("the ledger could not be checked", cause=str(exc)[:200])

@@ -77,10 +77,9 @@ class Worker:
         return self.journal.end != self._synced
 
     async def sync(self) -> None:
-        """Make the journal survive the machine."""
-        end = self.journal.end
+        """Make the journal survive the machine; raise `JournalError`, and try it again when there is more to sync."""
+        self._synced = self.journal.end
         await self.journal.sync()
-        self._synced = end
 
     def has_news_of(self, user_id: str) -> bool:
         """Say whether the database does not know everything of an account yet."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from proxy import background
 
 
@@ -37,3 +39,24 @@ async def test_a_task_that_misses_its_cancellation_ends() -> None:
     assert missed == 2
     assert all(task.done() for task in tasks)
     await background.end([])
+
+
+async def test_a_defect_is_not_the_end(capsys: pytest.CaptureFixture[str]) -> None:
+    """What a step returns is returned; a defect is logged with its trace, a cancellation passes."""
+
+    async def good() -> int:
+        return 7
+
+    async def bad() -> int:
+        raise ValueError("a defect")
+
+    assert await background.survived("counting", good()) == 7
+    assert await background.survived("counting", bad()) is None
+    said = capsys.readouterr().out
+    assert "a step of the background work has failed" in said
+    assert "ValueError" in said
+    task = asyncio.create_task(background.survived("counting", asyncio.sleep(60)))
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
