@@ -15,7 +15,7 @@ from functools import partial
 from plugins.contract import ApiCall, Failure, FailureKind, Framing, Translator, UpstreamRequest, Usage
 from proxy.audience import Audience
 from proxy.call import Plan, Services
-from proxy.core.answer_stream import AnswerStream
+from proxy.core.answer_stream import AnswerStream, name_in
 from proxy.core.bill import NOTHING, Bill, Served, bill
 from proxy.core.routing import with_native_models
 from proxy.deadlines import NEVER, Deadline
@@ -23,6 +23,7 @@ from proxy.documents import Outcome
 from proxy.health import Admission
 from proxy.metering.contract import AttemptRecord, Progress, Reservation
 from proxy.relay import MAX_ANSWER_BYTES, RelayFailed, UpstreamResponse
+from proxy.transport import NeverSent
 
 NOTE_SECONDS = 2.0
 """How often a long stream is noted, so that a process that dies leaves a fair estimate behind."""
@@ -99,8 +100,11 @@ class Attempt:
             self.is_served = self.failure is None and not self.is_abandoned
         except RelayFailed as exc:
             self.failure, self.was_reached = exc.failure, exc.reached
-        except TimeoutError:
-            self.failure = self._lateness()
+        except TimeoutError as exc:
+            self.failure, self.was_reached = self._lateness(), not isinstance(exc.__cause__, NeverSent)
+        except NeverSent:
+            self.was_reached = False
+            raise
         finally:
             self._is_over = True
             self._milliseconds = round((self._loop.time() - self._began) * 1000)
@@ -112,12 +116,14 @@ class Attempt:
         if not self.was_reached:
             return NOTHING
         served = self.served if usage is None else replace(self.served, usage=usage)
-        # Where it was we who lost patience, nobody has said that nothing will be billed.
-        has_failed = self.failure is not None and (
-            self.failure.kind is not FailureKind.TIMEOUT or self.failure.status is not None
+        reserved = self._reservation
+        return bill(
+            self.target.entry,
+            served,
+            prompt_estimate=reserved.want.prompt_estimate,
+            most_output=reserved.output_tokens * reserved.want.choices,
+            has_failed=self._has_failed_by_itself,
         )
-        estimate = self._reservation.want.prompt_estimate
-        return bill(self.target.entry, served, prompt_estimate=estimate, has_failed=has_failed)
 
     def record(self, cost: Decimal | None, ending: Outcome | None) -> AttemptRecord:
         """Return what is kept of this attempt; `ending` is what ended it early, if something did."""
@@ -153,6 +159,18 @@ class Attempt:
         self._translator = self._endpoint.provider.translator(call)
         return self._endpoint.provider.api_request(call, self._admission.api_key)
 
+    @property
+    def _has_failed_by_itself(self) -> bool:
+        """Say whether the provider has said that it failed, or hung up before it said anything.
+
+        An answer that it began, and that broke off or makes no sense, it may have computed and billed. So it may where it
+        was we who lost patience.
+        """
+        failure = self.failure
+        if failure is None or failure.status is not None:
+            return failure is not None
+        return self._status is None and failure.kind is not FailureKind.TIMEOUT
+
     def _head_deadline(self) -> float:
         # Many providers send the head of a whole answer when they have computed it.
         is_stream = self._plan.asked.stream
@@ -181,8 +199,8 @@ class Attempt:
     def _read_head(self, response: UpstreamResponse) -> None:
         self._status = response.status
         head = self._endpoint.provider.read_head(response.headers)
-        self.generation_id = head.generation_id
-        self.served = Served(backing=head.backing)
+        self.generation_id = name_in(head.generation_id)
+        self.served = Served(backing=name_in(head.backing))
         self._note()
 
     async def _read(self, response: UpstreamResponse) -> Failure | None:

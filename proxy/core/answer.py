@@ -58,7 +58,7 @@ def answer_of(
     return WholeAnswer(
         failure=provider.read_error(frame) or fault,
         usage=provider.read_usage(frame),
-        backing=provider.read_backing(frame),
+        backing=name_in(provider.read_backing(frame)),
         served_model=name_in(frame.get("model")),
         upstream_id=name_in(frame.get("id")),
         output_bytes=sum(map(text_bytes, output)),

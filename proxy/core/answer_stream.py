@@ -28,6 +28,7 @@ UNEXPLAINED: Final = Failure(FailureKind.PROVIDER, "The provider's stream ended 
 MOST_EVENT_BYTES: Final = 4 * 1024 * 1024
 
 _DONE: Final = b"[DONE]"
+_LONGEST_NAME: Final = 256
 
 # Where a delta holds text that a model has written. `reasoning_details` repeats `reasoning`.
 TEXT_KEYS: Final = frozenset(
@@ -176,7 +177,7 @@ class AnswerStream(ABC):
         if self.served_model is None:
             self.served_model = name_in(frame.get("model"))
         if self.backing is None:
-            self.backing = self._provider.read_backing(frame)
+            self.backing = name_in(self._provider.read_backing(frame))
 
     def _note_usage(self, frame: Json) -> None:
         """Remember the usage record in a chunk, the last one winning."""
@@ -184,8 +185,8 @@ class AnswerStream(ABC):
 
 
 def name_in(value: Any) -> str | None:
-    """Return a text that is not empty."""
-    return value if isinstance(value, str) and value else None
+    """Return a text that is not empty, as far as it can be a name: what is kept of a request must fit its event."""
+    return value[:_LONGEST_NAME] if isinstance(value, str) and value else None
 
 
 def parse(data: bytes) -> Any:

@@ -51,18 +51,19 @@ class Bill:
 NOTHING = Bill(Counted(), Charge(ZERO, CostSource.NOTHING_SERVED, estimated=False))
 
 
-def bill(entry: Entry, served: Served, *, prompt_estimate: int, has_failed: bool) -> Bill:
+def bill(entry: Entry, served: Served, *, prompt_estimate: int, most_output: int, has_failed: bool) -> Bill:
     """Make the bill of an exchange with `entry`.
 
     `has_failed` means that the provider itself reported an error; it does not bill for one without an answer.
-    A stream that was cut before its usage record is estimated from the prompt and from what was delivered.
+    An answer that was cut before its usage record is estimated from the prompt and from what has arrived of it, which
+    may be pictures or vectors, so not above the output cap that it was asked for with.
     """
     usage = served.usage
     if usage is not None:
         return Bill(counted(usage), _charge(entry, usage, served.backing))
     if has_failed and not served.has_output:
         return NOTHING
-    completion = limits.completion_estimate(served.deltas, served.output_bytes)
+    completion = min(limits.completion_estimate(served.deltas, served.output_bytes), most_output)
     guess = Usage(prompt_estimate, completion)
     charge = _charge(entry, guess, served.backing)
     return Bill(counted(guess), Charge(charge.cost, charge.source, estimated=True))

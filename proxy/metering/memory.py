@@ -10,7 +10,7 @@ from plugins.contract import Price
 from proxy.core.bill import Bill, Counted
 from proxy.core.limits import UserLimits, completion_estimate
 from proxy.core.pricing import Charge, CostSource, worst_case
-from proxy.core.rules import Demand
+from proxy.core.rules import Demand, Kind, kind_of
 from proxy.documents import Outcome
 from proxy.metering.contract import Progress, Reservation, Settlement, Want
 from proxy.metering.event import plain
@@ -62,7 +62,9 @@ def unknown(reservation: Reservation, progress: Progress | None, usd_inr_rate: D
     """Settle a request whose process died: from its last note if there is one, marked as an estimate."""
     want = reservation.want
     seen = progress or Progress(want.provider, want.model)
-    tokens = Counted(want.prompt_estimate, completion_estimate(seen.deltas, seen.output_bytes))
+    completion = completion_estimate(seen.deltas, seen.output_bytes)
+    held = [amount for counter, amount in reservation.held.items() if kind_of(counter) is Kind.TOKENS]
+    tokens = Counted(want.prompt_estimate, min([completion, *held]))
     price = want.demand.price
     if price is None:
         charge = Charge(None, CostSource.UNKNOWN, estimated=True)
