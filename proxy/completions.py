@@ -9,15 +9,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from datetime import datetime
+from decimal import Decimal
 from functools import partial
 
+from plugins.contract import Price
 from proxy import background
 from proxy.auth import Caller
 from proxy.call import Answer, Client, Plan, Services
 from proxy.catalog import Catalog
 from proxy.core import limits
 from proxy.core.api import ApiRequest
-from proxy.core.routing import Way, Ways, unpriced
+from proxy.core.pricing import ZERO
+from proxy.core.routing import Way, Ways, unbounded, unpriced
 from proxy.core.rules import Demand
 from proxy.core.values import frozen
 from proxy.documents import Outcome
@@ -166,8 +169,8 @@ class Completions:
     def _want(self, call: Call, way: Way) -> Want:
         asked, media, context = call.asked, self._bounds.media, way.context_length
         key_limits, first = call.caller.key_limits, way.targets[0]
-        if way.price is None and key_limits is not None and key_limits.has_budget:
-            raise unpriced(asked.model)
+        has_budget = key_limits is not None and key_limits.has_budget
+        extras = self._extras(asked, way.price) if has_budget else ZERO
         return Want(
             request_id=call.request_id,
             user_id=call.caller.user_id,
@@ -176,7 +179,7 @@ class Completions:
             at=call.at,
             limits=call.caller.limits,
             key_limits=key_limits,
-            demand=Demand(limits.prompt_bound(asked, context, media), way.price),
+            demand=Demand(limits.prompt_bound(asked, context, media), way.price, extras),
             prompt_estimate=limits.prompt_estimate(asked, context, media),
             output_tokens=limits.output_wish(
                 asked, way.max_output_tokens, self._bounds.default_output_tokens
@@ -187,3 +190,14 @@ class Completions:
             model=first.model,
             stream=asked.stream,
         )
+
+    def _extras(self, asked: ApiRequest, price: Price | None) -> Decimal:
+        """Bound what a request may cost beside its tokens, for a key whose money is limited; refuse what has no bound."""
+        if price is None:
+            raise unpriced(asked.model)
+        extras = ZERO
+        if asked.paid_extras:
+            if self._bounds.extras_usd is None:
+                raise unbounded(asked.paid_extras)
+            extras = self._bounds.extras_usd
+        return extras + limits.sound_surcharge(asked, price, self._bounds.media)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from functools import cached_property
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -32,6 +33,7 @@ class Limits(_Section):
     image_tokens: int = Field(default=6_000, ge=1)
     audio_tokens: int = Field(default=20_000, ge=1)
     file_tokens: int = Field(default=100_000, ge=1)
+    extras_usd: Decimal | None = Field(default=None, ge=0)
     api_keys_per_user: int = Field(default=5, ge=1)
     chat_body_bytes: int = Field(default=20 * 2**20, ge=1024)
     concurrent_requests: int = Field(default=1_000, ge=1)

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 
+from plugins.contract import Price
 from proxy.core.api import ApiRequest
 
 TOKENS_PER_MESSAGE = 16
@@ -17,6 +19,7 @@ FEWEST_TOKENS = 16
 """Some providers refuse a smaller output cap, and nobody can use a smaller answer."""
 
 _BYTES_PER_TOKEN = 4
+_NOTHING = Decimal(0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +62,12 @@ def prompt_bound(request: ApiRequest, context_length: int | None, media: MediaTo
         + prompt.files * media.file
     )
     return bound if context_length is None else min(bound, context_length)
+
+
+def sound_surcharge(request: ApiRequest, price: Price, media: MediaTokens) -> Decimal:
+    """Return what the sound in a prompt may cost in USD beyond the price of text, for which the prompt is held."""
+    tokens = request.prompt.audios * media.audio
+    return tokens * max(_NOTHING, (price.audio or _NOTHING) - price.prompt) if tokens else _NOTHING
 
 
 def prompt_estimate(request: ApiRequest, context_length: int | None, media: MediaTokens) -> int:

@@ -90,10 +90,9 @@ def charge(model: ModelInfo, usage: Usage, backing: str | None, *, declared_free
     absurd. `declared_free` is the operator's word that a model
     without any price costs nothing.
     """
-    if usage.cost is not None and usage.cost <= MOST_COST:
-        # With the owner's own key at the backing (BYOK) `cost` is the router's fee alone.
-        own = usage.upstream_cost if usage.is_byok and usage.upstream_cost is not None else ZERO
-        return Charge(usage.cost + own, CostSource.PROVIDER, estimated=False)
+    said = charge_said(usage)
+    if said is not None:
+        return said
     for offering in model.offerings:
         if offering.backing == backing and offering.price is not None:
             return _by_table(offering.price, usage, estimated=usage.cost is not None)
@@ -102,6 +101,16 @@ def charge(model: ModelInfo, usage: Usage, backing: str | None, *, declared_free
     if declared_free:
         return Charge(ZERO, CostSource.DECLARED, estimated=False)
     return Charge(None, CostSource.UNKNOWN, estimated=True)
+
+
+def charge_said(usage: Usage) -> Charge | None:
+    """Return what the provider itself says that an answer costs; `None` if it says nothing, or something absurd."""
+    if usage.cost is None:
+        return None
+    # With the owner's own key at the backing (BYOK) `cost` is the router's fee alone.
+    own = usage.upstream_cost if usage.is_byok and usage.upstream_cost is not None else ZERO
+    cost = usage.cost + own
+    return None if cost > MOST_COST else Charge(cost, CostSource.PROVIDER, estimated=False)
 
 
 def _by_table(price: Price, usage: Usage, *, estimated: bool) -> Charge:
@@ -124,6 +133,7 @@ def dearest(prices: Iterable[Price | None]) -> Price | None:
         prompt=max(_dearest_prompt(price) for price in known),
         completion=max(_dearest_completion(price) for price in known),
         request=max(price.request for price in known),
+        audio=max((price.audio for price in known if price.audio is not None), default=None),
     )
 
 

@@ -231,6 +231,13 @@ def unpriced(model: str) -> InvalidRequest:
     return InvalidRequest(message, code="model_not_priced", param="model")
 
 
+def unbounded(extras: Iterable[str]) -> InvalidRequest:
+    """Make the error for what costs extra without a bound, asked for by a key whose money is limited."""
+    names = ", ".join(f"`{name}`" for name in extras)
+    message = f"What {names} costs has no bound here, and this API key has a budget."
+    return InvalidRequest(message, code="extras_not_bounded")
+
+
 def _permitted(
     model: str, catalogue: Catalogue, role: Role, allowed_models: frozenset[str] | None
 ) -> list[Target]:

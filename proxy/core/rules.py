@@ -20,7 +20,7 @@ from math import ceil
 from plugins.contract import Price
 from proxy.core.bill import Bill
 from proxy.core.limits import UserLimits, day_ends, month_ends
-from proxy.core.pricing import to_pico
+from proxy.core.pricing import ZERO, to_pico
 from proxy.core.values import frozen
 
 _PICO = Decimal(10) ** 12
@@ -102,10 +102,14 @@ class Rule:
 
 @frozen
 class Demand:
-    """The sizes that a request's holds are computed from: upper bounds, and the price they are held at."""
+    """The sizes that a request's holds are computed from: upper bounds, and the price they are held at.
+
+    `extras` is what it may cost in USD beside that.
+    """
 
     prompt_tokens: int
     price: Price | None
+    extras: Decimal = ZERO
 
 
 def rules_of(
@@ -128,7 +132,8 @@ def rules_of(
             rules.append(rule)
         elif price is not None:
             if not fixed and not slope:
-                fixed, slope = _up(prompt * price.prompt + price.request), _up(price.completion)
+                fixed = _up(prompt * price.prompt + price.request + demand.extras)
+                slope = _up(price.completion)
             rules.append(_sized(rule, fixed, slope))
     return tuple(rules)
 

@@ -23,7 +23,7 @@ from pymongo.errors import PyMongoError
 from plugins.contract import Usage
 from proxy import background
 from proxy.core.bill import Bill, counted
-from proxy.core.pricing import Charge, CostSource
+from proxy.core.pricing import Charge, CostSource, charge_said
 from proxy.database import Database
 from proxy.documents import ACCOUNTS, EVENTS
 from proxy.metering import duplicates, journal, rollups
@@ -318,7 +318,8 @@ def _progress(note: Mapping[str, Any]) -> Progress:
 
 
 def _exact(usage: Usage) -> Bill:
-    return Bill(counted(usage), Charge(usage.cost, CostSource.PROVIDER, estimated=False))
+    unknown_cost = Charge(None, CostSource.UNKNOWN, estimated=True)
+    return Bill(counted(usage), charge_said(usage) or unknown_cost)
 
 
 def _with_place(item: Closed, name: str) -> Closed:

@@ -135,12 +135,15 @@ class Worker:
     def settle(self, reservation: Reservation, settlement: Settlement) -> Event | None:
         """Write a request's event into the journal and count it here; `None` if that was done before."""
         request_id = reservation.want.request_id
-        _, slice_ = self._open.pop(request_id, (0, None))
+        _, slice_ = self._open.get(request_id, (0, None))
         if slice_ is None:
             return None
         event = usage_event(reservation, settlement)
         event["journal"], event["offset"] = self.journal.name, self.journal.end
         document = encoded(event)
+        del self._open[
+            request_id
+        ]  # not before: what cannot be written down is open, and found by whoever comes next
         offset = self._close(request_id, event, document)
         self._group.ended(slice_, reservation.held, Closed(offset, event, document))
         self._serve_those_who_wait(slice_)

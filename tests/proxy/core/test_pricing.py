@@ -19,6 +19,7 @@ from proxy.core.pricing import (
     ZERO,
     CostSource,
     charge,
+    charge_said,
     cost_of,
     dearest,
     effective,
@@ -159,6 +160,16 @@ def test_an_absurd_figure_is_no_figure() -> None:
     for wild in (Usage(10**10, 0), Usage(10**10, 0, cost=MOST_COST * 2)):
         unknown = charge(MODEL, wild, None, declared_free=False)
         assert (unknown.cost, unknown.source, unknown.estimated) == (None, CostSource.UNKNOWN, True)
+
+
+def test_what_a_provider_says_is_bounded_as_a_whole() -> None:
+    """The fee and what the owner's own key has paid are one cost: a sum that is absurd is not taken over either."""
+    paid = replace(USED, cost=Decimal(1), upstream_cost=Decimal(2), is_byok=True)
+    assert charge(MODEL, paid, None, declared_free=False).cost == 3
+    absurd = replace(paid, upstream_cost=MOST_COST)
+    assert charge_said(absurd) is None
+    assert charge(MODEL, absurd, None, declared_free=False).source is CostSource.PRICE_TABLE
+    assert charge_said(replace(absurd, is_byok=False)) is not None
 
 
 def test_no_price_is_not_free_by_accident() -> None:

@@ -80,7 +80,8 @@ async def test_the_generation_record_makes_it_exact(mongodb_uri: str, tmp_path: 
 
     async def tell(provider: str, generation_id: str) -> Usage | None:
         assert (provider, generation_id) == ("openrouter", "gen-7")
-        return Usage(61, 17, cost=Decimal("0.000123"))
+        # The router's fee, and what its owner's own key has paid at the backing.
+        return Usage(61, 17, cost=Decimal("0.000003"), upstream_cost=Decimal("0.00012"), is_byok=True)
 
     async with connected(mongodb_uri) as books:
         async with leased(mongodb_uri, tmp_path) as dying:

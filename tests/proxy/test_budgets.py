@@ -1,0 +1,70 @@
+"""Tests of a key's budget against what costs extra: plugins, searches, sound."""
+
+from __future__ import annotations
+
+import asyncio
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from proxy.core.routing import Role
+from proxy.limits import Limits
+from tests.proxy.stage import MINI, Stage, ask, staged
+from tests.upstreams import Behaviour
+
+HEARING = "google/gemini-2.5-flash"
+"""A token of sound costs more here than one of text."""
+
+EXTRAS: list[dict[str, Any]] = [
+    {"plugins": [{"id": "web"}]},
+    {"web_search_options": {}},
+    {"service_tier": "priority"},
+    {"tools": [{"type": "openrouter:web_search"}]},
+]
+MOST = "0.02"
+
+
+async def spend(stage: Stage, behaviour: Behaviour, body: dict[str, Any]) -> tuple[list[int], Decimal]:
+    """Ask ten times at once with a key that has a budget; return the statuses, and what is booked."""
+    key = await stage.gateway.key(role=Role.PREMIUM, totalBudget=MOST)
+    stage.openrouter.script.enqueue(*[behaviour] * 10)
+    answers = await asyncio.gather(*(stage.gateway.chat(key, body) for _ in range(10)))
+    costs = [event["costUsd"].to_decimal() for event in await stage.gateway.events()]
+    return sorted(answer.status_code for answer in answers), sum(costs, Decimal(0))
+
+
+@pytest.mark.parametrize("extras", EXTRAS, ids=[next(iter(extras)) for extras in EXTRAS])
+async def test_what_has_no_bound_is_refused_to_a_budget(mongodb_uri: str, extras: dict[str, Any]) -> None:
+    """Nobody knows what an extra costs before it was billed: a key with a budget cannot ask for one, others can."""
+    async with staged(mongodb_uri) as stage:
+        key = await stage.gateway.key(role=Role.PREMIUM, totalBudget=MOST)
+        refused = await stage.gateway.chat(key, ask(MINI, **extras))
+        assert refused.status_code == 400
+        assert refused.json()["error"]["code"] == "extras_not_bounded"
+        assert next(iter(extras)) in refused.json()["error"]["message"]
+        assert len(stage.openrouter.books) == 0
+        free_of_it = await stage.gateway.key(role=Role.PREMIUM)
+        assert (await stage.gateway.chat(free_of_it, ask(MINI, **extras))).status_code == 200
+
+
+async def test_what_the_operator_bounds_is_held(mongodb_uri: str) -> None:
+    """With a bound, each request holds it, and a budget is not overspent by the many that come at once."""
+    limits = Limits(extras_usd=Decimal("0.009"))
+    async with staged(mongodb_uri, limits=limits) as stage:
+        slow = Behaviour(delay_headers=0.3, cost=Decimal("0.008"))
+        statuses, booked = await spend(stage, slow, ask(MINI, max_tokens=20, plugins=[{"id": "web"}]))
+        assert statuses == [200] * 2 + [402] * 8
+        assert booked == Decimal("0.016")
+
+
+async def test_sound_is_held_at_its_own_price(mongodb_uri: str) -> None:
+    """A clip of as many tokens as one may have never costs more than what was held for it."""
+    async with staged(mongodb_uri) as stage:
+        clip = {"type": "input_audio", "input_audio": {"data": "eHh4", "format": "mp3"}}
+        body = {**ask(HEARING, max_tokens=20), "messages": [{"role": "user", "content": [clip]}]}
+        slow = Behaviour(delay_headers=0.3, prompt_tokens=19_000, cost=Decimal("0.0195"))
+        statuses, booked = await spend(stage, slow, body)
+        assert statuses.count(402) == 10 - statuses.count(200)
+        assert booked <= Decimal(MOST)
+        assert not any(event["overHold"] for event in await stage.gateway.events())
