@@ -76,7 +76,7 @@ class DirectMeter:
                 raise await self._refusal(want, rules)
         except PyMongoError as exc:
             # The hold may or may not have been written; nobody will ever settle it.
-            self._in_background(self._give_back(want))
+            self._in_background(self._insist(lambda: self._call_off(want), want.request_id))
             raise lost(exc) from exc
         held = next(hold["s"] for hold in account["h"] if hold["_id"] == want.request_id)
         # Every rule with a slope tells the cap that was granted; one without says nothing about it.
@@ -95,7 +95,8 @@ class DirectMeter:
 
     async def refund(self, reservation: Reservation) -> None:
         """Give the whole hold back, however often the database has to be asked."""
-        await self._give_back(reservation.want)
+        want = reservation.want
+        await self._insist(lambda: self._count(want.user_id, want.request_id, None), want.request_id)
 
     async def flush(self) -> None:
         """Have nothing to do: what is settled is in the database."""
@@ -122,8 +123,26 @@ class DirectMeter:
                     closed += 1
         return closed
 
-    async def _give_back(self, want: Want) -> None:
-        await self._insist(lambda: self._count(want.user_id, want.request_id, None), want.request_id)
+    async def _call_off(self, want: Want) -> None:
+        """Give a hold back that may have been written, or keep it from being written later.
+
+        Under its id there can be one only. So a hold of nothing takes its place, until it runs out and nothing can be under
+        way any more. Once the database has answered that there is one already, everybody sees it.
+        """
+        nothing = {"_id": want.request_id, "exp": self._expiry(want), "s": {}}
+        try:
+            await self._accounts.update_one(
+                {"_id": want.user_id, "h._id": {"$ne": want.request_id}},
+                {"$push": {"h": nothing}, "$setOnInsert": {"c": {}}},
+                upsert=True,
+            )
+        except DuplicateKeyError:
+            written = {"$elemMatch": {"_id": want.request_id, "s": {"$ne": {}}}}
+            if await self._accounts.find_one({"_id": want.user_id, "h": written}, {"_id": 1}) is not None:
+                await self._count(want.user_id, want.request_id, None)
+
+    def _expiry(self, want: Want) -> datetime:
+        return want.at + timedelta(seconds=self._hold_seconds)
 
     async def _insist(self, step: Callable[[], Awaitable[None]], request_id: str) -> None:
         """Repeat a guarded step until the database has answered it."""
@@ -150,7 +169,7 @@ class DirectMeter:
         amounts = {rule.counter: _need(rule, "$_cap") for rule in rules}
         hold = {
             "_id": want.request_id,
-            "exp": want.at + timedelta(seconds=self._hold_seconds),
+            "exp": self._expiry(want),
             "s": amounts,
             "w": {"$literal": remember(want)},
         }

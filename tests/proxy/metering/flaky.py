@@ -87,6 +87,10 @@ class FlakyCollection:
         """Update a document."""
         return await self._run(lambda: self._collection.update_one(*arguments, **options))
 
+    async def insert_one(self, document: Any) -> Any:
+        """Insert a document."""
+        return await self._run(lambda: self._collection.insert_one(document))
+
     async def bulk_write(self, commands: Sequence[Any], **options: Any) -> Any:
         """Send several updates."""
         part = list(commands[: len(commands) // 2])

@@ -11,8 +11,10 @@ import pytest
 
 from proxy.core.limits import UserLimits
 from proxy.documents import Outcome
-from proxy.errors import RateLimited
-from tests.proxy.metering.meters import PLENTY, USER, connected, direct, settlement, want
+from proxy.errors import RateLimited, Unavailable
+from proxy.metering.direct import DirectMeter
+from tests.proxy.metering.flaky import Fault, FlakyDatabase
+from tests.proxy.metering.meters import PLENTY, RATE, USER, budget, connected, direct, settlement, want
 
 LATER = timedelta(seconds=61)
 
@@ -34,6 +36,33 @@ async def test_a_hold_of_a_dead_process_is_closed_once(mongodb_uri: str, tmp_pat
             await books.assert_exact()
         standing = await sweeper.standing(USER, now)
         assert (standing.requests, standing.tokens, standing.daily_requests) == (5, 200, 5)
+
+
+@pytest.mark.parametrize("account_exists", [True, False], ids=["known", "new"])
+@pytest.mark.parametrize("fault", Fault)
+async def test_a_hold_that_nobody_heard_of_is_called_off(
+    mongodb_uri: str, fault: Fault, *, account_exists: bool
+) -> None:
+    """Whether a hold was written before its request was refused, or is written afterwards: it holds nothing in the end."""
+    async with connected(mongodb_uri) as books:
+        store, trouble = FlakyDatabase.over(books.database)
+        meter = DirectMeter(store, hold_seconds=60, usd_inr_rate=RATE)
+        if account_exists:
+            await meter.refund(await meter.reserve(want()))
+            # The answer to the hold is lost, and that to the first try of calling it off.
+            trouble.faults = [fault, Fault.DONE]
+        else:
+            trouble.faults = [None, None, fault, Fault.DONE]
+        now = datetime.now(UTC)
+        with pytest.raises(Unavailable):
+            await meter.reserve(want(at=now, key_limits=budget("1")))
+        await asyncio.gather(*meter._background)
+        await trouble.arrive()
+        account = await books.account()
+        assert {name: found for name, found in account["c"].items() if found["l"] or found["u"]} == {}
+        await meter.sweep(now + LATER)
+        await books.assert_exact()
+        assert await books.events() == []
 
 
 async def test_a_late_settlement_is_a_correction(mongodb_uri: str, tmp_path: Path) -> None:
