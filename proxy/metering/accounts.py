@@ -11,6 +11,7 @@ from pymongo.asynchronous.collection import AsyncCollection
 from proxy.core.pricing import from_pico
 from proxy.core.rules import Kind, Period, counter_name, kind_of
 from proxy.metering.contract import Standing
+from proxy.metering.event import whole
 
 
 def taken(counter: str) -> dict[str, Any]:
@@ -53,6 +54,6 @@ def standing_of(account: Mapping[str, Any], at: datetime) -> Standing:
         requests=totals.get("requests", 0),
         tokens=totals.get("tokens", 0),
         cost_usd=from_pico(totals.get("usdPico", 0)),
-        cost_inr=from_pico(totals.get("inrPico", 0)),
+        cost_inr=from_pico(whole(totals.get("inrPico", 0))),
         counters={counter: used_and_held(account, counter) for counter in account.get("c", {})},
     )

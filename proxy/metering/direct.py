@@ -26,7 +26,7 @@ from proxy.documents import ACCOUNTS, EVENTS
 from proxy.errors import GatewayError, RateLimited
 from proxy.metering.accounts import standings_of, taken, used_and_held
 from proxy.metering.contract import Progress, Reservation, Settlement, Standing, Want
-from proxy.metering.event import Event, correction, is_unknown, totals_of, usage_event
+from proxy.metering.event import Event, correction, endless, is_unknown, totals_of, usage_event
 from proxy.metering.janitor import Janitor
 from proxy.metering.memory import recall, remember, unknown
 from proxy.metering.rollups import INDEXES, ROLLUPS, single_updates
@@ -250,7 +250,7 @@ class DirectMeter:
         if event is not None:
             await self._roll_up(event)
             changes |= {f"c.{name}.u": amount for name, amount in event["windows"].items()}
-            changes |= {f"t.{name}": amount for name, amount in totals_of(event).items()}
+            changes |= {f"t.{name}": total for name, total in endless(totals_of(event)).items()}
         await self._accounts.update_one(
             {"_id": user_id, "h._id": hold_id}, {"$inc": changes, "$pull": {"h": {"_id": hold_id}}}
         )

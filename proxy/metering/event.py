@@ -211,6 +211,16 @@ def totals_of(*events: Mapping[str, Any]) -> dict[str, int]:
     return {"requests": requests, "tokens": tokens, "usdPico": usd, "inrPico": inr}
 
 
+def endless(sums: Mapping[str, int]) -> dict[str, int | Decimal128]:
+    """Return what to add to sums that no window ends: nine million rupees in pico-rupees outgrow 64 bits."""
+    return {name: Decimal128(str(more)) if name == "inrPico" else more for name, more in sums.items()}
+
+
+def whole(stored: int | Decimal128) -> int:
+    """Read such a sum, which was an integer until it was added to."""
+    return int(stored.to_decimal()) if isinstance(stored, Decimal128) else stored
+
+
 def is_unknown(event: Mapping[str, Any]) -> bool:
     """Say whether an event was written for a process that died in mid-request."""
     return bool(event["outcome"] == Outcome.UNKNOWN)

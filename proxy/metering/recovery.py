@@ -29,7 +29,7 @@ from proxy.documents import ACCOUNTS, EVENTS
 from proxy.metering import duplicates, journal, rollups
 from proxy.metering.accounts import booked_of
 from proxy.metering.contract import Progress
-from proxy.metering.event import Event, lost_event, totals_of, undone, usage_event
+from proxy.metering.event import Event, endless, lost_event, totals_of, undone, usage_event
 from proxy.metering.heartbeat import Heartbeat
 from proxy.metering.journal import FoundJournal
 from proxy.metering.memory import recall, unknown
@@ -243,12 +243,11 @@ class Recovery:
     async def _take_entry(
         self, user_id: str, name: str, entry: Mapping[str, Any], missing: Sequence[Event]
     ) -> bool:
-        changes: dict[str, int] = {}
+        totals = endless(totals_of(*missing)) if missing else {}
+        changes: dict[str, Any] = {f"t.{name}": total for name, total in totals.items()}
         for event in missing:
             for counter, amount in event["windows"].items():
                 changes[f"c.{counter}.u"] = changes.get(f"c.{counter}.u", 0) + amount
-            for total, amount in totals_of(event).items():
-                changes[f"t.{total}"] = changes.get(f"t.{total}", 0) + amount
         if not entry.get("lost"):
             changes |= {f"c.{counter}.l": -amount for counter, amount in entry.get("s", {}).items()}
         update: dict[str, Any] = {"$unset": {f"j.{name}": ""}, "$pull": {"js": name}}

@@ -12,6 +12,8 @@ from typing import Any
 
 from pymongo import ASCENDING, IndexModel, UpdateOne
 
+from proxy.metering.event import endless
+
 ROLLUPS = "rollups"
 AMOUNTS = ("requests", "prompt", "completion", "usdPico", "inrPico")
 _IDS_KEPT = 256
@@ -89,7 +91,7 @@ def single_updates(event: Mapping[str, Any]) -> list[UpdateOne]:
         UpdateOne(
             {"_id": key, "done": {"$ne": event["_id"]}},
             {
-                "$inc": amounts_of(event),
+                "$inc": _increments(amounts_of(event), names),
                 "$push": {"done": {"$each": [event["_id"]], "$slice": -_IDS_KEPT}},
                 "$setOnInsert": names,
             },
@@ -101,7 +103,7 @@ def single_updates(event: Mapping[str, Any]) -> list[UpdateOne]:
 
 def _addition(place: Mapping[str, Any], journal: str, thru: int) -> dict[str, Any]:
     update: dict[str, Any] = {
-        "$inc": place["amounts"],
+        "$inc": _increments(place["amounts"], place["names"]),
         "$set": {f"thru.{journal}": thru},
         "$setOnInsert": place["names"],
     }
@@ -109,6 +111,10 @@ def _addition(place: Mapping[str, Any], journal: str, thru: int) -> dict[str, An
         # A day is over soon; this one would collect every journal that there ever was.
         update["$addToSet"] = {"js": journal}
     return update
+
+
+def _increments(amounts: Mapping[str, int], names: Mapping[str, Any]) -> Mapping[str, Any]:
+    return amounts if "day" in names else endless(amounts)
 
 
 def session_key(session_id: str) -> str:

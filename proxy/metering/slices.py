@@ -13,11 +13,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from bson.decimal128 import Decimal128
 from bson.raw_bson import RawBSONDocument
 
 from proxy.core.rules import Rule, affordable_output
 from proxy.core.values import frozen
 from proxy.metering.contract import Reservation, Want
+from proxy.metering.event import endless
 
 FIRST_APPETITE = 16
 _MOST_APPETITE = 4096
@@ -339,7 +341,7 @@ def count_update(
     slice_: Slice, batch: Batch, journal: str, totals: Mapping[str, int]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the guard and the update that count a share's batch."""
-    changes: dict[str, int] = {f"c.{name}.u": amount for name, amount in batch.used.items() if amount}
+    changes: dict[str, int | Decimal128] = {f"c.{name}.u": used for name, used in batch.used.items() if used}
     empty: dict[str, str] = {}
     for name, amount in batch.taken.items():
         changes[f"c.{name}.l"] = -amount
@@ -347,7 +349,7 @@ def count_update(
             empty[f"j.{journal}.s.{name}"] = ""
         else:
             changes[f"j.{journal}.s.{name}"] = -amount
-    changes |= {f"t.{name}": amount for name, amount in totals.items() if amount}
+    changes |= {f"t.{name}": total for name, total in endless(totals).items() if totals[name]}
     changes[f"j.{journal}.v"] = 1
     update: dict[str, Any] = {"$set": {f"j.{journal}.thru": batch.thru}, "$inc": changes}
     if empty:

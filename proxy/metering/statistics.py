@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from proxy.core.pricing import from_pico
 from proxy.database import Database
 from proxy.metering import days
+from proxy.metering.event import whole
 from proxy.metering.rollups import AMOUNTS, ROLLUPS, session_key
 
 _CANDIDATES = 3
@@ -134,7 +135,7 @@ async def by_session(database: Database, user_id: str, session_ids: Sequence[str
     """Return what each of a user's chat sessions has used; one without use is left out."""
     keys = [session_key(session_id) for session_id in session_ids]
     found = database[ROLLUPS].find({"_id": {"$in": keys}, "userId": user_id})
-    return {str(row["sessionId"]): _used(_amounts_of(row)) async for row in found}
+    return {str(row["sessionId"]): _used(tuple(map(whole, _amounts_of(row)))) async for row in found}
 
 
 async def _grouped(database: Database, selection: Selection, key: Any) -> list[tuple[Any, Used]]:

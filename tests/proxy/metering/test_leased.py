@@ -6,7 +6,7 @@ import asyncio
 import os
 import resource
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +17,20 @@ from tests.proxy.metering.meters import Books, connected, leased, settlement, wa
 
 
 @contextmanager
-def no_free_descriptor() -> Iterator[None]:
-    """Leave the process without a file descriptor to open, as a crowd of connections does."""
+def few_descriptors() -> Iterator[Callable[[], None]]:
+    """Yield what takes every file descriptor that the process has left, as a crowd of connections does."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(
-        resource.RLIMIT_NOFILE, (max(int(path.name) for path in Path("/proc/self/fd").iterdir()) + 1, hard)
-    )
-    taken = []
+    most = max(int(path.name) for path in Path("/proc/self/fd").iterdir()) + 1
+    taken: list[int] = []
+
+    def take_all() -> None:
+        with suppress(OSError):
+            while True:
+                taken.append(os.open(os.devnull, os.O_RDONLY))
+
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
     try:
-        while True:
-            taken.append(os.open(os.devnull, os.O_RDONLY))
-    except OSError:
-        yield
+        yield take_all
     finally:
         for descriptor in taken:
             os.close(descriptor)
@@ -62,11 +64,16 @@ async def test_a_moment_without_descriptors_is_survived(
         await stored(books, 1)
         worker = meter._current
         assert worker is not None
-        with no_free_descriptor():
-            await request(meter)
-            await until(lambda: "cannot be synced: Too many open files" in capsys.readouterr().out)
+        made = 1
+        with few_descriptors() as take_all:
+            async with asyncio.timeout(20):
+                while "cannot be synced: Too many open files" not in capsys.readouterr().out:
+                    take_all()
+                    await request(meter)
+                    made += 1
+                    await asyncio.sleep(0.05)
         await request(meter)
-        await stored(books, 3)
+        await stored(books, made + 1)
         await until(lambda: not worker.has_unsynced)
     async with connected(mongodb_uri) as books:
         await books.assert_exact()

@@ -5,16 +5,20 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
+from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pytest
+from bson.int64 import Int64
 
 from proxy.core.limits import UserLimits
 from proxy.core.rules import KeyLimits
 from proxy.errors import GatewayError, InsufficientFunds, RateLimited
+from proxy.metering import statistics
 from proxy.metering.contract import Meter
-from tests.proxy.metering.meters import METERS, budget, connected, settlement, want
+from tests.proxy.metering.meters import METERS, USER, budget, connected, settlement, want
 
 pytestmark = pytest.mark.parametrize("running", METERS, ids=lambda meter: meter.__name__)
 
@@ -157,4 +161,26 @@ async def test_a_provider_above_the_hold_is_booked_and_flagged(
                 await meter.reserve(want(key_limits=budget("0.001")))
         (event,) = await books.events()
         assert event["overHold"]
+        await books.assert_exact()
+
+
+async def test_no_sum_is_ever_full(mongodb_uri: str, tmp_path: Path, running: Any) -> None:
+    """A user, a key and a chat that have cost more than 64 bits of pico-rupees go on, also where the sum was an integer."""
+    session = "6b03f7404765ff65c84d670e"
+    nearly = 2**63 - 10**6
+    async with connected(mongodb_uri) as books:
+        async with running(mongodb_uri, tmp_path) as meter:
+            await meter.settle(await meter.reserve(want(session_id=session)), settlement(cost="1"))
+            await meter.flush()
+        for place in ("t.inrPico", "inrPico"):
+            store = books.database["accounts" if "." in place else "rollups"]
+            await store.update_many({"day": None}, {"$set": {place: Int64(nearly)}})
+        async with running(mongodb_uri, tmp_path) as meter:
+            for _ in range(2):
+                await meter.settle(await meter.reserve(want(session_id=session)), settlement(cost="1"))
+                await meter.flush()
+            total = Decimal(nearly + 2 * 83 * 10**12) / 10**12
+            assert (await meter.standing(USER, datetime.now(UTC))).cost_inr == total
+            sessions = await statistics.by_session(books.database, USER, [session])
+            assert (sessions[session].requests, sessions[session].cost_inr) == (3, total)
         await books.assert_exact()
