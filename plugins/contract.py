@@ -106,8 +106,8 @@ class ModelInfo:
 class Usage:
     """What a provider says it counted.
 
-    `cached_tokens` and `cache_write_tokens` are parts of `prompt_tokens`; `reasoning_tokens` is a part of
-    `completion_tokens`. `cost` is what the provider debits; with `is_byok` that is its fee alone and
+    `cached_tokens`, `cache_write_tokens` and `audio_tokens` are parts of `prompt_tokens`; `reasoning_tokens`,
+    `audio_output_tokens` and `image_output_tokens` are parts of `completion_tokens`. `cost` is what the provider debits; with `is_byok` that is its fee alone and
     `upstream_cost` is what the owner of the key pays on top.
     """
 
@@ -120,6 +120,9 @@ class Usage:
     cost: Decimal | None = None
     upstream_cost: Decimal | None = None
     is_byok: bool = False
+    audio_tokens: int = 0
+    audio_output_tokens: int = 0
+    image_output_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -88,8 +88,9 @@ def usage(record: object) -> Usage | None:
         flat = (record.get(each) for each in ("cached_tokens", "prompt_cache_hit_tokens"))
         cached = first(map(count, flat)) or 0
     written = min(count(details.get("cache_write_tokens")) or 0, prompt)
+    output = _part(record, "completion_tokens_details")
     # Seen live: 2590 reasoning tokens in 2567 completion tokens.
-    reasoning = count(_part(record, "completion_tokens_details").get("reasoning_tokens")) or 0
+    reasoning = count(output.get("reasoning_tokens")) or 0
     return Usage(
         prompt_tokens=prompt,
         completion_tokens=completion,
@@ -100,7 +101,14 @@ def usage(record: object) -> Usage | None:
         cost=amount(record.get("cost")),
         upstream_cost=amount(_part(record, "cost_details").get("upstream_inference_cost")),
         is_byok=record.get("is_byok") is True,
+        audio_tokens=_of(prompt, details.get("audio_tokens")),
+        audio_output_tokens=(heard := _of(completion, output.get("audio_tokens"))),
+        image_output_tokens=_of(completion - heard, output.get("image_tokens")),
     )
+
+
+def _of(whole: int, part: object) -> int:
+    return min(count(part) or 0, whole) if part else 0
 
 
 def _completed(

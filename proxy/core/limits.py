@@ -11,6 +11,7 @@ from decimal import Decimal
 
 from plugins.contract import Price
 from proxy.core.api import ApiRequest
+from proxy.core.pricing import surcharge
 
 TOKENS_PER_MESSAGE = 16
 """Upper bound of what a chat template adds around one message."""
@@ -19,7 +20,6 @@ FEWEST_TOKENS = 16
 """Some providers refuse a smaller output cap, and nobody can use a smaller answer."""
 
 _BYTES_PER_TOKEN = 4
-_NOTHING = Decimal(0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +66,7 @@ def prompt_bound(request: ApiRequest, context_length: int | None, media: MediaTo
 
 def sound_surcharge(request: ApiRequest, price: Price, media: MediaTokens) -> Decimal:
     """Return what the sound in a prompt may cost in USD beyond the price of text, for which the prompt is held."""
-    tokens = request.prompt.audios * media.audio
-    return tokens * max(_NOTHING, (price.audio or _NOTHING) - price.prompt) if tokens else _NOTHING
+    return request.prompt.audios * media.audio * surcharge(price.prompt, price.audio)
 
 
 def prompt_estimate(request: ApiRequest, context_length: int | None, media: MediaTokens) -> int:

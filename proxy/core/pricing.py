@@ -61,11 +61,19 @@ def cost_of(price: Price, usage: Usage) -> Decimal:
         uncached * price.prompt
         + usage.cached_tokens * _either(price.cache_read, price.prompt)
         + usage.cache_write_tokens * _either(price.cache_write, price.prompt)
+        + usage.audio_tokens * surcharge(price.prompt, price.audio)
         + usage.completion_tokens * price.completion
+        + usage.audio_output_tokens * surcharge(price.completion, price.audio_output)
+        + usage.image_output_tokens * surcharge(price.completion, price.image_output)
         + price.request
         + usage.web_searches * _either(price.web_search, ZERO)
     )
     return total * (1 - price.discount)
+
+
+def surcharge(text: Decimal, other: Decimal | None) -> Decimal:
+    """Return what a token of sound or of a picture costs more than one of text, which is all that can be told of it."""
+    return ZERO if other is None or other < text else other - text
 
 
 def effective(price: Price, prompt_tokens: int) -> Price:

@@ -8,7 +8,7 @@ import orjson
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plugins.reading import amount, count
+from plugins.reading import amount, count, usage
 from tests.plugins import recordings
 
 
@@ -27,3 +27,23 @@ def test_numbers_are_bounded() -> None:
 def test_amounts_survive_floats(cost: Decimal) -> None:
     """Any amount in pico-dollars up to a thousand dollars survives the way through a JSON number."""
     assert amount(orjson.loads(format(cost, "f"))) == cost
+
+
+def test_parts_never_exceed_their_whole() -> None:
+    """Sound and pictures are parts of the prompt and the completion, whatever a record says of them."""
+    record = {
+        "prompt_tokens": 100,
+        "completion_tokens": 50,
+        "prompt_tokens_details": {"audio_tokens": 90},
+        "completion_tokens_details": {"audio_tokens": 40, "image_tokens": 7},
+    }
+    read = usage(record)
+    assert read is not None
+    assert (read.audio_tokens, read.audio_output_tokens, read.image_output_tokens) == (90, 40, 7)
+    record |= {"prompt_tokens": 30, "completion_tokens_details": {"audio_tokens": 45, "image_tokens": 45}}
+    read = usage(record)
+    assert read is not None
+    assert (read.audio_tokens, read.audio_output_tokens, read.image_output_tokens) == (30, 45, 5)
+    nonsense = usage({**record, "prompt_tokens_details": {"audio_tokens": "many"}})
+    assert nonsense is not None
+    assert nonsense.audio_tokens == 0

@@ -24,6 +24,7 @@ from proxy.core.pricing import (
     dearest,
     effective,
     from_pico,
+    surcharge,
     to_pico,
     version,
     worst_case,
@@ -56,6 +57,7 @@ prices = st.builds(
     cache_write=maybe_money,
     cache_write_1h=maybe_money,
     request=money,
+    audio=maybe_money,
     image_output=maybe_money,
     audio_output=maybe_money,
     discount=st.decimals(0, 1, places=2),
@@ -70,7 +72,17 @@ def usages(draw: st.DrawFn) -> Usage:
     prompt, completion = draw(tokens), draw(tokens)
     cached = draw(st.integers(0, prompt))
     written = draw(st.integers(0, prompt - cached))
-    return Usage(prompt, completion, cached, written, draw(st.integers(0, completion)))
+    heard = draw(st.integers(0, completion))
+    return Usage(
+        prompt,
+        completion,
+        cached,
+        written,
+        draw(st.integers(0, completion)),
+        audio_tokens=draw(st.integers(0, prompt)),
+        audio_output_tokens=heard,
+        image_output_tokens=draw(st.integers(0, completion - heard)),
+    )
 
 
 @pytest.mark.parametrize("vector", VECTORS, ids=lambda vector: vector["model"])
@@ -187,8 +199,8 @@ def test_a_hold_covers_every_bill(price: Price, usage: Usage, others: list[Price
     """Whatever part of the prompt is cached, however long it is: the hold is at least what the table asks."""
     hold = dearest([*others, price])
     assert hold is not None
-    bill = cost_of(price, usage)
-    assert 0 <= bill <= worst_case(hold, usage.prompt_tokens, usage.completion_tokens)
+    bill, sound = cost_of(price, usage), usage.audio_tokens * surcharge(hold.prompt, hold.audio)
+    assert 0 <= bill <= worst_case(hold, usage.prompt_tokens, usage.completion_tokens) + sound
     media = max(price.completion, price.image_output or ZERO, price.audio_output or ZERO)
     assert hold.completion >= media
 
@@ -240,3 +252,14 @@ def test_every_price_of_the_catalogue_covers_the_simulators_bill() -> None:
         for size in (10, 200_001, 272_001, 1_000_001):
             for usage in (Usage(size, 500), Usage(size, 500, size // 2, size // 4)):
                 assert cost_of(model.price, usage) <= worst_case(hold, size, 500), model.id
+
+
+def test_sound_and_pictures_have_prices_of_their_own() -> None:
+    """Their tokens are parts of the whole, and cost what the table says of them; without such a price they are text."""
+    price = replace(
+        SIMPLE, audio=Decimal("0.00004"), audio_output=Decimal("0.00008"), image_output=Decimal(1)
+    )
+    mixed = replace(USED, audio_tokens=200, audio_output_tokens=30, image_output_tokens=1)
+    text = cost_of(SIMPLE, replace(USED, prompt_tokens=800, completion_tokens=69))
+    assert cost_of(price, mixed) == text + 200 * Decimal("0.00004") + 30 * Decimal("0.00008") + 1
+    assert cost_of(SIMPLE, mixed) == cost_of(SIMPLE, USED)
