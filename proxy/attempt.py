@@ -23,7 +23,7 @@ from proxy.documents import Outcome
 from proxy.health import Admission
 from proxy.metering.contract import AttemptRecord, Progress, Reservation
 from proxy.relay import MAX_ANSWER_BYTES, RelayFailed, UpstreamResponse
-from proxy.transport import NeverSent
+from proxy.transport import was_never_sent
 
 NOTE_SECONDS = 2.0
 """How often a long stream is noted, so that a process that dies leaves a fair estimate behind."""
@@ -101,9 +101,9 @@ class Attempt:
         except RelayFailed as exc:
             self.failure, self.was_reached = exc.failure, exc.reached
         except TimeoutError as exc:
-            self.failure, self.was_reached = self._lateness(), not isinstance(exc.__cause__, NeverSent)
-        except NeverSent:
-            self.was_reached = False
+            self.failure, self.was_reached = self._lateness(), not was_never_sent(exc.__cause__)
+        except asyncio.CancelledError as exc:
+            self.was_reached = not was_never_sent(exc)
             raise
         finally:
             self._is_over = True

@@ -47,9 +47,7 @@ class Deadline:
     ) -> None:
         """Let the task go; raise `TimeoutError` if it was this deadline that has ended it, and nobody else too."""
         self._deadlines.discard(self)
-        if not self._is_late or self._task.uncancel() > self._cancelling:
-            return
-        if kind is not None and issubclass(kind, asyncio.CancelledError):
+        if self._is_late and self._task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
             raise TimeoutError from exc
 
     def expire(self) -> None:
