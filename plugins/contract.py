@@ -194,7 +194,7 @@ class Translator(Protocol):
         """Translate a whole answer into a chat completion."""
 
     def chunks(self, piece: bytes) -> Iterable[Json]:
-        """Translate the data of one event, or one line, into chunks; the answer ends with a `finish_reason`."""
+        """Translate the data of one event, or one line, into chunks; every choice ends with a `finish_reason`."""
 
 
 @runtime_checkable
