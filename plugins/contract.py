@@ -149,12 +149,18 @@ class FailureKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A provider's refusal. `message` is the provider's own text; who may see it is the gateway's decision."""
+    """A provider's refusal.
+
+    `message` is the provider's own text, `code` its own word for what is wrong and `param` the field that is; who
+    may see them is the gateway's decision.
+    """
 
     kind: FailureKind
     message: str
     status: int | None = None
     retry_after: float | None = None
+    code: str | None = None
+    param: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,7 @@ from plugins.contract import (
     UpstreamRequest,
     Usage,
 )
-from plugins.openai_compatible import OpenAICompatible, clean, complaint, said
+from plugins.openai_compatible import OpenAICompatible, clean, code, complaint, said
 from plugins.reading import amount, count, get, text
 
 # They steer the routing and share the record of the id without them. `:free` is a record of its own.
@@ -116,8 +116,13 @@ class OpenRouter(OpenAICompatible):
         failure = super().read_failure(status, headers, body)
         if failure.kind is not FailureKind.INVALID_REQUEST or failure.message != "Provider returned error":
             return failure
-        raw = text(get(get(complaint(body), "metadata"), "raw"))
-        return replace(failure, message=clean(said(complaint(raw.encode()))) or failure.message)
+        raw = complaint(text(get(get(complaint(body), "metadata"), "raw")).encode())
+        return replace(
+            failure,
+            message=clean(said(raw)) or failure.message,
+            code=code(raw) or failure.code,
+            param=text(get(raw, "param")) or failure.param,
+        )
 
     def generation_request(self, generation_id: str, api_key: str | None) -> UpstreamRequest:
         """Ask for the record of one generation, which may not exist for minutes after its end."""

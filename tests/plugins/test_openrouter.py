@@ -159,19 +159,27 @@ def test_recorded_errors(answer: recordings.Answer) -> None:
 
 
 @pytest.mark.parametrize(
-    ("raw", "message"),
+    ("raw", "message", "code", "param"),
     [
-        ('{"error": {"message": "temperature: too hot"}}', "temperature: too hot"),
-        ('{"detail": "too hot"}', "too hot"),
-        ("too hot", "too hot"),
-        ("<html>", "Provider returned error"),
-        (None, "Provider returned error"),
+        ('{"error": {"message": "temperature: too hot"}}', "temperature: too hot", "invalid_request", None),
+        (
+            '{"error": {"message": "too long", "code": "context_length_exceeded", "param": "messages"}}',
+            "too long",
+            "context_length_exceeded",
+            "messages",
+        ),
+        ('{"detail": "too hot"}', "too hot", "invalid_request", None),
+        ("too hot", "too hot", "invalid_request", None),
+        ("<html>", "Provider returned error", "invalid_request", None),
+        (None, "Provider returned error", "invalid_request", None),
     ],
 )
-def test_raw_message(raw: Any, message: str) -> None:
+def test_raw_message(raw: Any, message: str, code: str, param: str | None) -> None:
     """What a backing found wrong with a request comes before OpenRouter's general sentence."""
-    error = {"code": 400, "message": "Provider returned error", "metadata": {"raw": raw}}
-    assert ROUTER.read_failure(400, {}, orjson.dumps({"error": error})).message == message
+    metadata = {"raw": raw, "error_type": "invalid_request"}
+    error = {"code": 400, "message": "Provider returned error", "metadata": metadata}
+    failure = ROUTER.read_failure(400, {}, orjson.dumps({"error": error}))
+    assert (failure.message, failure.code, failure.param) == (message, code, param)
 
 
 @pytest.mark.parametrize(
