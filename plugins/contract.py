@@ -170,6 +170,7 @@ class ApiCall:
     `body` is the caller's, minus what the gateway decides itself; `model` is the provider's id. `max_tokens`
     is the output cap that the gateway holds for (`None`: the caller named none and nothing limits him).
     `max_price`, where the caller's budget demands one, is the highest price that the hold covers.
+    `has_unread_files` says that there are files in the body, and that a model which may serve it takes none.
     """
 
     body: Mapping[str, Any]
@@ -178,6 +179,7 @@ class ApiCall:
     max_tokens: int | None
     max_price: Price | None = None
     api: Api = Api.CHAT
+    has_unread_files: bool = False
 
 
 class Framing(StrEnum):

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from plugins.contract import (
+    Api,
     ApiCall,
     ChecksKeys,
     Failure,
@@ -121,6 +122,37 @@ def test_max_price_without_routing(routing: Any) -> None:
     body = {"provider": routing}
     found = sent(replace(CALL, body=body, max_price=Price(Decimal(0), Decimal(0))))["provider"]
     assert found == {"max_price": {"prompt": "0", "completion": "0", "request": "0"}}
+
+
+FREE_PARSER = {"id": "file-parser", "pdf": {"engine": "cloudflare-ai"}}
+DEAR_PARSER = {"id": "file-parser", "pdf": {"engine": "mistral-ocr"}}
+
+
+@pytest.mark.parametrize("api", [Api.CHAT, Api.RESPONSES, Api.MESSAGES])
+@pytest.mark.parametrize(
+    ("given", "plugins"),
+    [
+        ({}, [FREE_PARSER]),
+        ({"plugins": None}, [FREE_PARSER]),
+        ({"plugins": []}, [FREE_PARSER]),
+        ({"plugins": [{"id": "web"}]}, [{"id": "web"}, FREE_PARSER]),
+        ({"plugins": [DEAR_PARSER]}, [DEAR_PARSER]),
+        ({"plugins": [{"id": "web"}, {"id": "file-parser"}]}, [{"id": "web"}, {"id": "file-parser"}]),
+        ({"plugins": "nonsense"}, "nonsense"),
+    ],
+)
+def test_files_are_read_for_free(api: Api, given: dict[str, Any], plugins: Any) -> None:
+    """OpenRouter is told of its free engine where a model takes no files, and the caller has chosen no reader."""
+    call = replace(CALL, body=given, api=api, has_unread_files=True)
+    assert sent(call)["plugins"] == plugins
+    untouched = sent(replace(call, has_unread_files=False))
+    assert {name: value for name, value in untouched.items() if name == "plugins"} == given
+
+
+def test_embeddings_have_no_plugins() -> None:
+    """What its description does not have, OpenRouter's API for embeddings does not get."""
+    call = replace(CALL, api=Api.EMBEDDINGS, has_unread_files=True)
+    assert sent(call) == {"model": CALL.model}
 
 
 def test_head_and_backing() -> None:
