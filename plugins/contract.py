@@ -152,12 +152,18 @@ class FailureKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A provider's refusal. `message` is the provider's own text; who may see it is the gateway's decision."""
+    """A provider's refusal.
+
+    `message` is the provider's own text, `code` its own word for what is wrong and `param` the field that is; who
+    may see them is the gateway's decision.
+    """
 
     kind: FailureKind
     message: str
     status: int | None = None
     retry_after: float | None = None
+    code: str | None = None
+    param: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +173,7 @@ class ApiCall:
     `body` is the caller's, minus what the gateway decides itself; `model` is the provider's id. `max_tokens`
     is the output cap that the gateway holds for (`None`: the caller named none and nothing limits him).
     `max_price`, where the caller's budget demands one, is the highest price that the hold covers.
+    `has_unread_files` says that there are files in the body, and that a model which may serve it takes none.
     """
 
     body: Mapping[str, Any]
@@ -175,6 +182,7 @@ class ApiCall:
     max_tokens: int | None
     max_price: Price | None = None
     api: Api = Api.CHAT
+    has_unread_files: bool = False
 
 
 class Framing(StrEnum):
@@ -197,7 +205,7 @@ class Translator(Protocol):
         """Translate a whole answer into a chat completion."""
 
     def chunks(self, piece: bytes) -> Iterable[Json]:
-        """Translate the data of one event, or one line, into chunks; the answer ends with a `finish_reason`."""
+        """Translate the data of one event, or one line, into chunks; every choice ends with a `finish_reason`."""
 
 
 @runtime_checkable

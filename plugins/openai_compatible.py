@@ -274,7 +274,16 @@ def failure(error: object, status: int | None, headers: Mapping[str, str], fallb
     by_word = next((STATUS_OF_WORD[each] for each in STATUS_OF_WORD if each in words), 502)
     decided = next(filter(None, numbers), by_word)
     message = clean(said(error)) or fallback
-    return Failure(_kind(decided, words, error, message), message, decided, _wait(error, headers))
+    kind = _kind(decided, words, error, message)
+    return Failure(
+        kind, message, decided, _wait(error, headers), code(error), text(get(error, "param")) or None
+    )
+
+
+def code(error: object) -> str | None:
+    """Find an error's word for itself; where its `code` is a status, OpenRouter has a word beside it."""
+    places = (get(error, "code"), get(get(error, "metadata"), "error_type"), get(error, "error_type"))
+    return next(filter(None, (text(each) for each in places if _error_status(each) is None)), None)
 
 
 def _words(error: object) -> frozenset[str]:

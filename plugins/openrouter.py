@@ -27,7 +27,7 @@ from plugins.contract import (
     UpstreamRequest,
     Usage,
 )
-from plugins.openai_compatible import OpenAICompatible, clean, complaint, said
+from plugins.openai_compatible import OpenAICompatible, clean, code, complaint, said
 from plugins.reading import amount, count, get, text
 
 # They steer the routing and share the record of the id without them. `:free` is a record of its own.
@@ -54,6 +54,9 @@ PRICES = {
     "web_search": "web_search",
     "discount": "discount",
 }
+# Guide "PDF Inputs" (August 2026): where a model takes no files and no engine is named, `mistral-ocr` reads them, at
+# $2 per 1,000 pages. This one is free; `pdf-text`, as it was called before, is redirected to it.
+FREE_PARSER = {"id": "file-parser", "pdf": {"engine": "cloudflare-ai"}}
 OVERRIDABLE = ("prompt", "completion", "cache_read", "cache_write", "cache_write_1h")
 WINDOW_FIELDS = ("utc_start", "utc_end", "utc_days")
 MILLION = 6
@@ -78,8 +81,11 @@ class OpenRouter(OpenAICompatible):
         return UpstreamRequest("GET", "/models?output_modalities=text,embeddings", self.headers(api_key))
 
     def body(self, call: ApiCall) -> Json:
-        """Forbid backings that are dearer than what is held; a lower bound of the caller's stays."""
+        """Forbid what is dearer than what is held: backings, where the caller has no lower bound, and readers of files."""
         body = super().body(call)
+        # The description of /embeddings has no plugins.
+        if call.has_unread_files and call.api is not Api.EMBEDDINGS:
+            body["plugins"] = _with_free_parser(get(body, "plugins"))
         if call.max_price is None:
             return body
         given = get(body, "provider")
@@ -116,8 +122,13 @@ class OpenRouter(OpenAICompatible):
         failure = super().read_failure(status, headers, body)
         if failure.kind is not FailureKind.INVALID_REQUEST or failure.message != "Provider returned error":
             return failure
-        raw = text(get(get(complaint(body), "metadata"), "raw"))
-        return replace(failure, message=clean(said(complaint(raw.encode()))) or failure.message)
+        raw = complaint(text(get(get(complaint(body), "metadata"), "raw")).encode())
+        return replace(
+            failure,
+            message=clean(said(raw)) or failure.message,
+            code=code(raw) or failure.code,
+            param=text(get(raw, "param")) or failure.param,
+        )
 
     def generation_request(self, generation_id: str, api_key: str | None) -> UpstreamRequest:
         """Ask for the record of one generation, which may not exist for minutes after its end."""
@@ -159,6 +170,15 @@ class OpenRouter(OpenAICompatible):
     def stops_billing(self, backing: str | None) -> bool:
         """Say yes for the backings that OpenRouter lists; draining is the safe choice for all others."""
         return "".join(filter(str.isalnum, (backing or "").lower())) in CANCELLABLE
+
+
+def _with_free_parser(plugins: object) -> object:
+    """Let files be read for free, unless the caller has chosen a reader, or writes what OpenRouter will refuse."""
+    if not plugins:
+        return [FREE_PARSER]
+    if not isinstance(plugins, list) or any(get(each, "id") == FREE_PARSER["id"] for each in plugins):
+        return plugins
+    return [*plugins, FREE_PARSER]
 
 
 @lru_cache(maxsize=1_024)

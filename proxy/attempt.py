@@ -155,7 +155,15 @@ class Attempt:
         # A provider that honours the price which the hold was computed at cannot cost more than the hold.
         has_budget = want.key_limits is not None and want.key_limits.has_budget
         price = want.demand.price if has_budget else None
-        call = ApiCall(body, self.target.model, asked.stream, cap, max_price=price, api=asked.form.api)
+        call = ApiCall(
+            body,
+            self.target.model,
+            asked.stream,
+            cap,
+            max_price=price,
+            api=asked.form.api,
+            has_unread_files=self._plan.has_unread_files(self.target),
+        )
         self._translator = self._endpoint.provider.translator(call)
         return self._endpoint.provider.api_request(call, self._admission.api_key)
 

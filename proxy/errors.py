@@ -79,6 +79,8 @@ class GatewayError(Exception):
         super().__init__(message)
         self.message = message
         self.error_code = code or self.code
+        # May be a provider's instead. Ours goes into metrics, for there is no end of the others.
+        self.shown_code = self.error_code
         self.param = param
         self.retry_after = retry_after
         self.should_retry = should_retry
@@ -277,7 +279,7 @@ class InternalError(ServiceError):
 
 def openai_body(error: GatewayError) -> dict[str, Any]:
     """Render an error as OpenAI's SDKs expect it (`code` is a string or null, never a number)."""
-    body = {"message": error.message, "type": error.type, "param": error.param, "code": error.error_code}
+    body = {"message": error.message, "type": error.type, "param": error.param, "code": error.shown_code}
     return {"error": body}
 
 

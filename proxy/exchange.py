@@ -244,8 +244,7 @@ class Exchange:
             message = "This gateway is shutting down; try again."
             return Unavailable(message, retry_after=1)
         name = self._to_blame.entry.provider
-        message = self._services.relay.endpoints[name].without_secrets(failure.message)
-        return error_for(replace(failure, message=message), name)
+        return error_for(self._services.relay.endpoints[name].cleaned(failure), name)
 
     def _outcome(self, failure: Failure | None) -> Outcome:
         if self._ending is not None:

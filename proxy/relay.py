@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import cast
 from urllib.parse import urlsplit
@@ -80,6 +80,12 @@ class Endpoint:
             if secret:
                 text = text.replace(secret, "[removed]")
         return text
+
+    def cleaned(self, failure: Failure) -> Failure:
+        """Do so with all that a refusal says."""
+        words = (failure.code, failure.param)
+        code, param = (None if word and any(key in word for key in self.api_keys) else word for word in words)
+        return replace(failure, message=self.without_secrets(failure.message), code=code, param=param)
 
 
 class UpstreamResponse:

@@ -46,9 +46,10 @@ class ChatForm:
 
     def stream(self, provider: Provider, request: ApiRequest, translator: Translator | None) -> AnswerStream:
         """Begin to read chunks."""
+        choices, include_usage = request.choices, request.include_usage
         if translator is None:
-            return ChatStream(provider, include_usage=request.include_usage)
-        return TranslatedStream(provider, translator, include_usage=request.include_usage)
+            return ChatStream(provider, choices=choices, include_usage=include_usage)
+        return TranslatedStream(provider, translator, choices=choices, include_usage=include_usage)
 
     def read_answer(self, provider: Provider, body: bytes, translator: Translator | None) -> WholeAnswer:
         """Read a completion."""

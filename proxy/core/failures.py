@@ -1,7 +1,7 @@
 """What a provider's refusal becomes for our caller: one table, and the rule for whose words he may read.
 
-A fault of the caller's request carries the provider's message, without addresses. A fault of our account with
-the provider (key, credits, permissions) is our own trouble, and its text stays with us.
+A fault of the caller's request carries the provider's message, without addresses, and its `code` and `param`. A
+fault of our account with the provider (key, credits, permissions) is our own trouble, and its text stays with us.
 """
 
 from __future__ import annotations
@@ -12,12 +12,16 @@ from plugins.contract import Failure, FailureKind
 from proxy.errors import (
     ContentPolicy,
     GatewayError,
+    InsufficientFunds,
     InvalidRequest,
     NotFound,
     PayloadTooLarge,
+    PermissionDenied,
     ProviderFailed,
     ProviderRateLimited,
     ProviderTimeout,
+    RateLimited,
+    Unauthenticated,
     Unavailable,
 )
 
@@ -47,6 +51,10 @@ _OWN_WORDS = {
 }
 _DEFAULT_RETRY_SECONDS = 2.0
 
+_WORD = re.compile(r"[A-Za-z0-9_.\[\]-]{1,64}")
+# By these we speak of our caller's own key and limits; a provider that does speaks of ours.
+_OURS = frozenset(kind.code for kind in (Unauthenticated, PermissionDenied, InsufficientFunds, RateLimited))
+
 
 def error_for(failure: Failure, provider: str) -> GatewayError:
     """Make the error that a caller sees when `provider` has failed and nobody else could serve."""
@@ -57,14 +65,25 @@ def error_for(failure: Failure, provider: str) -> GatewayError:
     if issubclass(kind, Unavailable | ProviderRateLimited) and retry_after is None:
         retry_after = _DEFAULT_RETRY_SECONDS
     caller_is_wrong = kind in (InvalidRequest, PayloadTooLarge, ContentPolicy, NotFound)
-    return kind(
+    error = kind(
         message,
         code="model_not_found" if kind is NotFound else None,
+        param=_passed(failure.param) if caller_is_wrong else None,
         retry_after=retry_after,
         # Every target has been tried by now; an SDK that tries again at once only adds load.
         should_retry=None if caller_is_wrong else False,
         details={} if caller_is_wrong else {"provider": provider},
     )
+    if caller_is_wrong and kind is not NotFound:
+        error.shown_code = _passed(failure.code) or error.error_code
+    return error
+
+
+def _passed(word: str | None) -> str | None:
+    """Pass on a code, or a field's name, if it is no more than that."""
+    if word is None or word in _OURS or _SECRET.search(word) or not _WORD.fullmatch(word):
+        return None
+    return word
 
 
 def clean(message: str) -> str:

@@ -32,6 +32,7 @@ _TEXTS = (
 )
 _TEXT = frozenset(_TEXTS.split())
 _PAYLOADS = frozenset({*_MEDIA, "source", "file_data"})
+_PARTS = ("content", "output")
 _NO_PROMPT = frozenset({"model", "models", "stream", "stream_options", "metadata", "user"})
 
 
@@ -56,7 +57,7 @@ def measure(items: Iterable[Any], body: Mapping[str, Any], *, besides: frozenset
             text += _measure_part(item, media)
             continue
         for name, value in item.items():
-            if name == "content" and isinstance(value, list):
+            if name in _PARTS and isinstance(value, list):
                 for part in value:
                     text += _measure_part(part, media)
             else:

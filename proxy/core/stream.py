@@ -1,4 +1,4 @@
-"""A streamed chat completion: chunks, which end with `[DONE]` or after every choice's finish_reason.
+"""A streamed chat completion: chunks, which end with `[DONE]` or after the finish_reason of every choice asked for.
 
 Providers put the usage record into a chunk of its own, into the finishing chunk, into a repeated finishing
 chunk, into the only chunk or into every chunk. The client sees OpenAI's form of it, or none if it asked for
@@ -14,6 +14,7 @@ from typing import Any, Final, NamedTuple
 import orjson
 
 from plugins.contract import Json, Provider
+from proxy.core.answer import NO_CHOICES
 from proxy.core.answer_stream import MOST_EVENT_BYTES, TEXT_KEYS, AnswerStream, parse, text_bytes
 from proxy.core.sse import Event
 
@@ -48,10 +49,16 @@ class ChatStream(AnswerStream):
     """One streamed completion; `deltas` counts those that bring anything but a role."""
 
     def __init__(
-        self, provider: Provider, *, include_usage: bool, max_event_bytes: int = MOST_EVENT_BYTES
+        self,
+        provider: Provider,
+        *,
+        choices: int,
+        include_usage: bool,
+        max_event_bytes: int = MOST_EVENT_BYTES,
     ) -> None:
-        """Start before the first byte; `include_usage` says whether the client asked for the usage chunk."""
+        """Start before the first byte; the client asked for so many `choices`, and for the usage chunk or not."""
         super().__init__(provider, max_event_bytes=max_event_bytes)
+        self._choices = choices
         self._include_usage = include_usage
         self._finish_reasons: dict[int, str | None] = {}
         self._usage_chunk = b""
@@ -61,17 +68,24 @@ class ChatStream(AnswerStream):
 
     @property
     def is_complete(self) -> bool:
-        """Say whether the provider has said everything: `[DONE]`, or an end after every choice's finish_reason."""
+        """Say whether the provider has said everything: `[DONE]`, or an end after every choice's finish_reason.
+
+        Without `[DONE]`, choices that were asked for and never came may have been cut off.
+        """
         if self.is_done:
             return True
         reasons = self._finish_reasons.values()
-        return self._has_ended and self.failure is None and bool(reasons) and all(reasons)
+        return self._has_ended and self.failure is None and len(reasons) >= self._choices and all(reasons)
 
     def _last_bytes(self) -> bytes:
         return b"%bdata: [DONE]\n\n" % self._usage_chunk
 
     def _note_done(self) -> None:
-        self.is_done = True
+        # The end of nothing is no answer: a whole one without choices is none either.
+        if self._finish_reasons:
+            self.is_done = True
+        else:
+            self._fail(NO_CHOICES)
 
     def feed(self, data: bytes) -> bytes:
         """Return what the client gets for these bytes: often they themselves, and then they are not taken apart."""

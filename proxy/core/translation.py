@@ -34,11 +34,14 @@ class TranslatedStream(ChatStream):
         provider: Provider,
         translator: Translator,
         *,
+        choices: int,
         include_usage: bool,
         max_event_bytes: int = MOST_EVENT_BYTES,
     ) -> None:
         """Start before the first byte."""
-        super().__init__(provider, include_usage=include_usage, max_event_bytes=max_event_bytes)
+        super().__init__(
+            provider, choices=choices, include_usage=include_usage, max_event_bytes=max_event_bytes
+        )
         self._translator = translator
         if translator.framing is Framing.LINES:
             self._decoder = LineDecoder(max_line_bytes=max_event_bytes)

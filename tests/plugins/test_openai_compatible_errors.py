@@ -142,6 +142,35 @@ def test_message(body: Any, message: str) -> None:
     assert PLAIN.read_failure(400, {}, orjson.dumps(body)).message == message
 
 
+@pytest.mark.parametrize(
+    ("error", "code", "param"),
+    [
+        ({"code": "context_length_exceeded", "param": "messages"}, "context_length_exceeded", "messages"),
+        ({"code": None, "param": None}, None, None),
+        ({"code": "", "param": ""}, None, None),
+        ({"code": 400, "param": ["messages"]}, None, None),
+        ({"code": "400"}, None, None),
+        ({"code": "3230"}, "3230", None),
+        (
+            {"code": 400, "metadata": {"error_type": "context_length_exceeded"}},
+            "context_length_exceeded",
+            None,
+        ),
+        ({"error_type": "invalid_request", "http_status": 400}, "invalid_request", None),
+        ({"code": "invalid_prompt", "metadata": {"error_type": "unmapped"}}, "invalid_prompt", None),
+        ("too long", None, None),
+    ],
+)
+def test_code_and_param(error: Any, code: str | None, param: str | None) -> None:
+    """An error's word for itself and the field that it names are kept; a status is no such word."""
+    refused, reported = (
+        PLAIN.read_failure(400, {}, orjson.dumps({"error": error})),
+        PLAIN.read_error({"error": error}),
+    )
+    assert reported is not None
+    assert (refused.code, refused.param) == (reported.code, reported.param) == (code, param)
+
+
 def test_plain_text_message() -> None:
     """A body in plain text is the message; one that calls itself HTML is none."""
     assert PLAIN.read_failure(503, {}, b"overloaded\n").message == "overloaded"

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from plugins.contract import (
+    Api,
     ApiCall,
     ChecksKeys,
     Failure,
@@ -123,6 +124,37 @@ def test_max_price_without_routing(routing: Any) -> None:
     assert found == {"max_price": {"prompt": "0", "completion": "0", "request": "0"}}
 
 
+FREE_PARSER = {"id": "file-parser", "pdf": {"engine": "cloudflare-ai"}}
+DEAR_PARSER = {"id": "file-parser", "pdf": {"engine": "mistral-ocr"}}
+
+
+@pytest.mark.parametrize("api", [Api.CHAT, Api.RESPONSES, Api.MESSAGES])
+@pytest.mark.parametrize(
+    ("given", "plugins"),
+    [
+        ({}, [FREE_PARSER]),
+        ({"plugins": None}, [FREE_PARSER]),
+        ({"plugins": []}, [FREE_PARSER]),
+        ({"plugins": [{"id": "web"}]}, [{"id": "web"}, FREE_PARSER]),
+        ({"plugins": [DEAR_PARSER]}, [DEAR_PARSER]),
+        ({"plugins": [{"id": "web"}, {"id": "file-parser"}]}, [{"id": "web"}, {"id": "file-parser"}]),
+        ({"plugins": "nonsense"}, "nonsense"),
+    ],
+)
+def test_files_are_read_for_free(api: Api, given: dict[str, Any], plugins: Any) -> None:
+    """OpenRouter is told of its free engine where a model takes no files, and the caller has chosen no reader."""
+    call = replace(CALL, body=given, api=api, has_unread_files=True)
+    assert sent(call)["plugins"] == plugins
+    untouched = sent(replace(call, has_unread_files=False))
+    assert {name: value for name, value in untouched.items() if name == "plugins"} == given
+
+
+def test_embeddings_have_no_plugins() -> None:
+    """What its description does not have, OpenRouter's API for embeddings does not get."""
+    call = replace(CALL, api=Api.EMBEDDINGS, has_unread_files=True)
+    assert sent(call) == {"model": CALL.model}
+
+
 def test_head_and_backing() -> None:
     """The generation id is in the headers, the backing in every frame."""
     assert ROUTER.read_head({"x-generation-id": "gen-1"}) == Head(generation_id="gen-1")
@@ -159,19 +191,27 @@ def test_recorded_errors(answer: recordings.Answer) -> None:
 
 
 @pytest.mark.parametrize(
-    ("raw", "message"),
+    ("raw", "message", "code", "param"),
     [
-        ('{"error": {"message": "temperature: too hot"}}', "temperature: too hot"),
-        ('{"detail": "too hot"}', "too hot"),
-        ("too hot", "too hot"),
-        ("<html>", "Provider returned error"),
-        (None, "Provider returned error"),
+        ('{"error": {"message": "temperature: too hot"}}', "temperature: too hot", "invalid_request", None),
+        (
+            '{"error": {"message": "too long", "code": "context_length_exceeded", "param": "messages"}}',
+            "too long",
+            "context_length_exceeded",
+            "messages",
+        ),
+        ('{"detail": "too hot"}', "too hot", "invalid_request", None),
+        ("too hot", "too hot", "invalid_request", None),
+        ("<html>", "Provider returned error", "invalid_request", None),
+        (None, "Provider returned error", "invalid_request", None),
     ],
 )
-def test_raw_message(raw: Any, message: str) -> None:
+def test_raw_message(raw: Any, message: str, code: str, param: str | None) -> None:
     """What a backing found wrong with a request comes before OpenRouter's general sentence."""
-    error = {"code": 400, "message": "Provider returned error", "metadata": {"raw": raw}}
-    assert ROUTER.read_failure(400, {}, orjson.dumps({"error": error})).message == message
+    metadata = {"raw": raw, "error_type": "invalid_request"}
+    error = {"code": 400, "message": "Provider returned error", "metadata": metadata}
+    failure = ROUTER.read_failure(400, {}, orjson.dumps({"error": error}))
+    assert (failure.message, failure.code, failure.param) == (message, code, param)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import pytest
 from proxy.core.routing import Role
 from tests.proxy.stage import FREE, MINI, OSS, PLAIN, Stage, assert_equals_books, staged
 from tests.proxy.test_apis import claude
-from tests.upstreams import Behaviour
+from tests.upstreams import Behaviour, Failure
 
 HELLO: list[dict[str, Any]] = [{"role": "user", "content": "hello there, general"}]
 RIGHT: dict[str, dict[str, Any]] = {
@@ -312,6 +312,18 @@ async def test_nonsense_is_an_error(mongodb_uri: str, api: str) -> None:
             assert_error(await post(stage, key, api, stream=True), api, 502)
         stage.openrouter.script.enqueue(Behaviour(error="200_error_body"))
         assert_error(await post(stage, key, api), api, 502)
+
+
+@pytest.mark.parametrize("api", RIGHT)
+async def test_a_fault_of_the_callers_keeps_its_code(mongodb_uri: str, api: str) -> None:
+    """Where an API's errors have a code, it is the provider's own word."""
+    error = {"code": 400, "message": "Too long.", "metadata": {"error_type": "context_length_exceeded"}}
+    async with staged(mongodb_uri) as stage:
+        key = await stage.gateway.key(role=Role.PREMIUM)
+        stage.openrouter.script.enqueue(Behaviour(error=Failure(400, {"error": error})))
+        shown = assert_error(await post(stage, key, api), api, 400)
+        assert shown["message"] == "Too long."
+        assert shown.get("code") == (None if api == "messages" else "context_length_exceeded")
 
 
 async def test_a_failed_response_with_status_200(mongodb_uri: str) -> None:

@@ -10,7 +10,7 @@ import pytest
 from anthropic import AsyncAnthropic
 
 from proxy.core.routing import Role
-from tests.proxy.stage import MINI, OSS, PLAIN, Stage, assert_equals_books, staged
+from tests.proxy.stage import FREE, MINI, OSS, PLAIN, Stage, assert_equals_books, staged
 from tests.upstreams import Behaviour
 
 HELLO: Any = [{"role": "user", "content": "hello there, general"}]
@@ -112,6 +112,62 @@ async def test_messages_by_anthropics_sdk(mongodb_uri: str, model: str) -> None:
             assert entry.headers["anthropic-version"] == "2023-06-01"
             assert "x-api-key" not in entry.headers
         await stage.assert_balanced(user)
+
+
+PDF = "data:application/pdf;base64,JVBERi0xLjQK"
+TOLD = {"type": "function_call_output", "call_id": "c", "output": [{"type": "input_file", "file_data": PDF}]}
+WITH_A_FILE: list[tuple[str, dict[str, Any]]] = [
+    (
+        "chat/completions",
+        {"messages": [{"role": "user", "content": [{"type": "file", "file": {"file_data": PDF}}]}]},
+    ),
+    (
+        "responses",
+        {"input": [{"role": "user", "content": [{"type": "input_file", "file_data": PDF}]}]},
+    ),
+    ("responses", {"input": [TOLD]}),
+    ("responses", {"input": [{"role": "user", **TOLD}]}),
+    (
+        "messages",
+        {
+            "max_tokens": 50,
+            "messages": [
+                {
+                    "role": "user",
+                    "content": [
+                        {"type": "document", "source": {"type": "url", "url": "https://a.example/b.pdf"}}
+                    ],
+                }
+            ],
+        },
+    ),
+]
+
+
+@pytest.mark.parametrize(("path", "body"), WITH_A_FILE)
+async def test_nobody_pays_for_the_reading_of_a_file(
+    mongodb_uri: str, path: str, body: dict[str, Any]
+) -> None:
+    """OpenRouter's engine that costs money reads no file unless it is named; a model that takes files gets them as they are."""
+    free = [{"id": "file-parser", "pdf": {"engine": "cloudflare-ai"}}]
+    dear = [{"id": "file-parser", "pdf": {"engine": "mistral-ocr"}}]
+    cases: list[tuple[Role, dict[str, Any], Any]] = [
+        (Role.USER, {"model": FREE}, free),
+        (Role.USER, {"model": FREE, "plugins": []}, free),
+        (Role.PREMIUM, {"model": FREE, "plugins": dear}, dear),
+        (Role.PREMIUM, {"model": MINI}, None),
+        # OpenRouter turns to the second by itself.
+        (Role.PREMIUM, {"model": MINI, "models": [FREE]}, free),
+    ]
+    async with staged(mongodb_uri) as stage:
+        keys = {role: await stage.gateway.key(role=role) for role in (Role.USER, Role.PREMIUM)}
+        for role, fields, plugins in cases:
+            headers = {"authorization": f"Bearer {keys[role]}"}
+            answer = await stage.gateway.http.post(f"/v1/{path}", json={**body, **fields}, headers=headers)
+            assert answer.status_code == 200, answer.text
+            sent = stage.openrouter.books[-1].body
+            assert sent.get("plugins") == plugins, fields
+            assert {name: sent[name] for name in body} == body
 
 
 async def test_tools_in_every_api(mongodb_uri: str) -> None:

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import httpx
+import orjson
 import pytest
 
 from proxy import errors
@@ -113,6 +114,32 @@ async def test_every_refusal_of_hugging_face_has_its_place(mongodb_uri: str) -> 
         for row in HUGGINGFACE:
             await check(stage, key, row, "huggingface")
         await stage.events(len(HUGGINGFACE))
+
+
+async def test_a_fault_of_the_callers_keeps_its_code(mongodb_uri: str) -> None:
+    """Clients branch on `code` and `param`: they are the provider's, before an answer and as a stream's first event."""
+    too_long = {"message": "Too long.", "type": "invalid_request_error"}
+    too_long |= {"param": "messages", "code": "context_length_exceeded"}
+    ours = {"message": "Bad key.", "type": "invalid_request_error", "param": None, "code": "invalid_api_key"}
+    async with staged(mongodb_uri) as stage:
+        key = await stage.gateway.key()
+        for stream, after in ((False, None), (True, None), (True, 0)):
+            for error, status, code in (
+                (too_long, 400, "context_length_exceeded"),
+                (ours, 502, "provider_error"),
+            ):
+                refusal = Failure(400 if error is too_long else 401, {"error": error})
+                stage.plain.script.enqueue(Behaviour(error=refusal, error_after=after))
+                response = await stage.gateway.chat(key, ask(PLAIN, stream=stream))
+                shown = assert_openai_error(response, status, code)
+                assert shown["param"] == (error["param"] if status == 400 else None)
+        stage.plain.script.enqueue(Behaviour(error=Failure(400, {"error": too_long}), error_after=2))
+        response = await stage.gateway.chat(key, ask(PLAIN, stream=True))
+        assert orjson.loads(response.text.split("data: ")[-1])["error"] == too_long
+        # A provider's words are no labels, for there is no end of them.
+        metrics = (await stage.gateway.http.get("/metrics")).text
+        assert 'code="invalid_request_error"' in metrics
+        assert "context_length_exceeded" not in metrics
 
 
 async def test_waits_are_the_providers(mongodb_uri: str) -> None:

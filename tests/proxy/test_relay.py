@@ -6,6 +6,7 @@ import asyncio
 import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
@@ -14,6 +15,7 @@ import httpx
 import orjson
 import pytest
 
+from plugins import contract
 from plugins.contract import FailureKind, ProviderOptions, UpstreamRequest
 from plugins.openai_compatible import OpenAICompatible as Plugin
 from proxy.relay import MAX_ANSWER_BYTES, Endpoint, Relay, RelayFailed, translated
@@ -65,6 +67,8 @@ async def test_secrets_are_taken_out() -> None:
         said = "k3y and oth+er at https://llm.internal:8443/v1/chat, llm.internal:8443, llm.internal"
         cleaned = relay.endpoints["plain"].without_secrets(said)
         assert not any(secret in cleaned for secret in ("k3y", "oth+er", "internal", "8443"))
+        failure = contract.Failure(FailureKind.INVALID_REQUEST, said, code="bad-k3y", param="messages")
+        assert relay.endpoints["plain"].cleaned(failure) == replace(failure, message=cleaned, code=None)
 
 
 async def test_an_answer_is_read_piece_by_piece_or_whole() -> None:

@@ -112,11 +112,14 @@ def run(
     pieces: list[bytes],
     *,
     provider: Provider | None = None,
+    choices: int = 1,
     include_usage: bool = True,
     limit: int = 100_000,
 ) -> Outcome:
     """Play a stream of chunks to its end."""
-    stream = ChatStream(provider or FakeProvider(), include_usage=include_usage, max_event_bytes=limit)
+    stream = ChatStream(
+        provider or FakeProvider(), choices=choices, include_usage=include_usage, max_event_bytes=limit
+    )
     return play(stream, pieces)
 
 

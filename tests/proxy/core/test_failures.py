@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import orjson
 import pytest
 
 from plugins.contract import Failure, FailureKind
+from proxy.core.chat import CHAT
 from proxy.core.failures import clean, error_for
+from proxy.core.responses import RESPONSES
+from proxy.errors import openai_body
 
 EXPECTED: dict[FailureKind, tuple[int, bool]] = {
     # kind: status, whether the provider's words are shown
@@ -37,6 +41,55 @@ def test_every_kind_has_its_error(kind: FailureKind) -> None:
     assert headers.get("x-should-retry") == (None if is_callers else "false")
     assert ("retry-after" in headers) is (status in (429, 503))
     assert error.details == ({} if is_callers else {"provider": "acme"})
+
+
+CODES: dict[int, str | None] = {400: "content_filter", 403: "content_filter", 413: "content_filter"}
+"""Whoever is not at fault for what he asked gets our own code."""
+
+
+@pytest.mark.parametrize("kind", FailureKind)
+def test_whose_code_is_shown(kind: FailureKind) -> None:
+    """A caller who is at fault reads the provider's code and the field; of a model that is not there, our code."""
+    error = error_for(Failure(kind, "no", code="content_filter", param="messages[0].content"), "acme")
+    shown = openai_body(error)["error"]
+    own = "model_not_found" if kind is FailureKind.NOT_FOUND else type(error).code
+    assert shown["code"] == CODES.get(error.status, own)
+    assert shown["param"] == ("messages[0].content" if error.status in (*CODES, 404) else None)
+    assert error.error_code == own
+
+
+def test_an_event_has_the_code_too() -> None:
+    """The error events of chat and of the Responses API say what an answer would."""
+    failure = Failure(FailureKind.INVALID_REQUEST, "no", code="context_length_exceeded", param="input")
+    error = error_for(failure, "acme")
+    for form in (CHAT, RESPONSES):
+        event = orjson.loads(form.error_event(error, None, number=3).partition(b"data: ")[2])
+        places = (event["error"], event) if form is RESPONSES else (event["error"],)
+        assert {(each["code"], each["param"]) for each in places} == {("context_length_exceeded", "input")}
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "",
+        "two words",
+        "https://llm.internal",
+        "x" * 65,
+        "käse",
+        "line\n",
+        "sk-or-v1-abcdef",
+        "hf_AbCdEfGh",
+        "invalid_api_key",
+        "insufficient_quota",
+        "rate_limit_exceeded",
+        "permission_denied",
+    ],
+)
+def test_what_is_no_code_of_the_callers(word: str) -> None:
+    """Text, secrets, and what a provider says of this gateway's own key and limits are no code and no field."""
+    error = error_for(Failure(FailureKind.INVALID_REQUEST, "no", code=word, param=word), "acme")
+    shown = openai_body(error)["error"]
+    assert (shown["code"], shown["param"]) == (None, None)
 
 
 def test_the_providers_wait_is_kept() -> None:

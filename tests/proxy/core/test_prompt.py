@@ -104,6 +104,14 @@ def test_media_count_one_by_one_wherever_they_are() -> None:
     prompt = read(RESPONSES, input=[shown, told]).prompt
     # One more for the item whose kind nobody knows.
     assert (prompt.images, prompt.text_bytes < 1000) == (3, True)
+    # Whoever adds a role hides nothing.
+    told = {
+        "type": "function_call_output",
+        "role": "user",
+        "output": [{"type": "input_file", "file_data": BIG}],
+    }
+    prompt = read(RESPONSES, input=[told]).prompt
+    assert (prompt.files, prompt.text_bytes < 1000) == (1, True)
     parts = [{"type": "text", "text": "x"}, {"type": "image_url", "image_url": {"url": BIG}}]
     prompt = read(EMBEDDINGS, input=[{"content": parts}]).prompt
     assert (prompt.images, prompt.text_bytes < 1000) == (1, True)

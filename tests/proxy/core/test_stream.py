@@ -7,11 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from plugins.contract import Failure, FailureKind, Provider, ProviderOptions, Usage
+from plugins.contract import Failure, FailureKind, Json, Provider, ProviderOptions, Usage
 from plugins.huggingface import HuggingFace
 from plugins.openai_compatible import OpenAICompatible
 from plugins.openrouter import OpenRouter
+from proxy.core.answer import NO_CHOICES
 from proxy.core.answer_stream import MALFORMED, OVERSIZED, TRUNCATED, UNEXPLAINED
+from proxy.core.chat import CHAT
 from proxy.core.stream import ChatStream
 from tests.proxy.core.streams import (
     DONE,
@@ -23,6 +25,7 @@ from tests.proxy.core.streams import (
     chunk,
     cut,
     cuts,
+    play,
     read,
     run,
     sse,
@@ -146,6 +149,68 @@ def test_clean_endings(data: bytes, *, is_done: bool) -> None:
     assert [frame for frame in read(outcome.sent) if frame == "[DONE]"] == []
 
 
+def choice_of(index: int, delta: Json, finish: str | None = None) -> Json:
+    """Make a chunk of one of several choices."""
+    return chunk(choices=[{"index": index, "delta": delta, "finish_reason": finish}])
+
+
+FIRST, SECOND = ([choice_of(i, {"content": "Hi"}), choice_of(i, {}, "stop")] for i in (0, 1))
+
+
+@pytest.mark.parametrize(
+    "frames",
+    [
+        [*FIRST, *SECOND],
+        [FIRST[0], SECOND[0], SECOND[1], FIRST[1]],
+        [*FIRST, *SECOND, chunk(choices=[], usage=USAGE)],
+        [*FIRST, "[DONE]"],
+    ],
+)
+def test_every_choice_has_ended(frames: list[Json | str]) -> None:
+    """Of several choices all have to end, unless `[DONE]` says that there are no more."""
+    outcome = run([sse(*frames)], choices=2)
+    assert (outcome.failure, outcome.closing[-len(DONE) :]) == (None, DONE)
+
+
+@pytest.mark.parametrize(
+    "frames", [FIRST, [*FIRST, SECOND[0]], SECOND, [*FIRST, chunk(choices=[], usage=USAGE)]]
+)
+def test_a_choice_is_cut_off(frames: list[Json]) -> None:
+    """An end without `[DONE]` before a choice that was asked for has begun, or ended, is a failure."""
+    outcome = run([sse(*frames)], choices=2)
+    assert (outcome.failure, outcome.closing) == (TRUNCATED, b"")
+    assert outcome.claims[1:] == (False, False)
+
+
+def test_as_many_choices_as_were_asked_for() -> None:
+    """What a request asks for is what its stream must bring."""
+    body = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "stream": True, "n": 2}
+    outcomes = [
+        play(CHAT.stream(FakeProvider(), CHAT.read(asked), None), [sse(*FIRST)])
+        for asked in (body, body | {"n": None})
+    ]
+    assert [outcome.failure for outcome in outcomes] == [TRUNCATED, None]
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        b"",
+        b": OPENROUTER PROCESSING\n\n",
+        sse({"object": "ping"}),
+        sse(chunk(choices=[], prompt_filter_results=[])),
+        sse(chunk(choices=[], usage=USAGE)),
+    ],
+)
+@pytest.mark.parametrize("done", [DONE, DONE.rstrip()])
+def test_done_before_any_choice(before: bytes, done: bytes) -> None:
+    """`[DONE]` after no choice at all ends no answer, and a usage record before it counts nevertheless."""
+    outcome = run([before + done])
+    assert (outcome.failure, outcome.closing) == (NO_CHOICES, b"")
+    assert outcome.claims[1:] == (False, False)
+    assert (outcome.usage is not None) == (b'"usage"' in before)
+
+
 def test_usage_in_an_unterminated_event() -> None:
     """A usage record that lacks only its empty line counts."""
     outcome = run([sse(HELLO, STOP, chunk(choices=[], usage=USAGE)).rstrip()])
@@ -261,7 +326,7 @@ def test_half_a_character() -> None:
 
 def test_finish_happens_once() -> None:
     """A second `finish` and a late `feed` give nothing and change nothing."""
-    stream = ChatStream(FakeProvider(), include_usage=False)
+    stream = ChatStream(FakeProvider(), choices=1, include_usage=False)
     stream.feed(sse(HELLO, STOP))
     assert not stream.is_complete
     assert (stream.finish(), stream.finish(), stream.feed(sse({"error": "late"}))) == (DONE, b"", b"")
@@ -270,8 +335,9 @@ def test_finish_happens_once() -> None:
 
 def test_before_the_first_byte() -> None:
     """A new stream has seen nothing; comments do not start it, its end without a byte is a failure."""
-    stream = ChatStream(FakeProvider(), include_usage=True)
+    stream = ChatStream(FakeProvider(), choices=1, include_usage=True)
     assert stream.feed(b": OPENROUTER PROCESSING\n\n") == b""
     assert (stream.started, stream.is_done, stream.is_complete, stream.usage) == (False, False, False, None)
-    assert stream.feed(DONE) == b""
-    assert (stream.started, stream.is_done, stream.is_complete) == (False, True, True)
+    assert stream.finish() == b""
+    assert (stream.started, stream.is_done, stream.is_complete) == (False, False, False)
+    assert stream.failure == TRUNCATED

@@ -205,7 +205,7 @@ def test_usage_elsewhere() -> None:
 )
 def test_choices_beside_usage(choice: Any, *, is_kept: bool) -> None:
     """Beside a usage record only a choice that tells the client something new is kept."""
-    stream = ChatStream(FakeProvider(), include_usage=False)
+    stream = ChatStream(FakeProvider(), choices=1, include_usage=False)
     stream.feed(sse(OPENING, STOP))
     sent = read(stream.feed(sse(chunk(choices=[choice], usage=USAGE))))
     assert [frame["choices"] for frame in sent] == ([[choice]] if is_kept else [])
@@ -214,7 +214,7 @@ def test_choices_beside_usage(choice: Any, *, is_kept: bool) -> None:
 def test_news_beside_no_news() -> None:
     """Of two choices beside a usage record only the new one is kept, and its other keys stay."""
     old, new = ({"index": i, "delta": {"content": "a" * i}, "finish_reason": None} for i in range(2))
-    stream = ChatStream(FakeProvider(), include_usage=False)
+    stream = ChatStream(FakeProvider(), choices=1, include_usage=False)
     frame = chunk(choices=[old, new], x=1)
     assert read(stream.feed(sse(frame | {"usage": USAGE}))) == [frame | {"choices": [new]}]
 

@@ -45,9 +45,13 @@ class Sayings:
         return {"prompt_tokens": told["in"], "completion_tokens": told["out"]}
 
 
-def run(pieces: list[bytes], framing: Framing = Framing.LINES, limit: int = 1000) -> Outcome:
+def run(
+    pieces: list[bytes], framing: Framing = Framing.LINES, *, choices: int = 1, limit: int = 1000
+) -> Outcome:
     """Play a stream to its end."""
-    stream = TranslatedStream(FakeProvider(), Sayings(framing), include_usage=True, max_event_bytes=limit)
+    stream = TranslatedStream(
+        FakeProvider(), Sayings(framing), choices=choices, include_usage=True, max_event_bytes=limit
+    )
     return play(stream, pieces)
 
 
@@ -73,6 +77,12 @@ def test_a_last_line_may_lack_its_end() -> None:
         outcome = run([LINES[:place]])
         assert outcome.failure == TRUNCATED, place
         assert outcome.closing == b""
+
+
+def test_a_choice_that_never_came_was_cut_off() -> None:
+    """A translated stream too ends well only after the finish_reason of every choice that was asked for."""
+    outcome = run([LINES], choices=2)
+    assert (outcome.failure, outcome.closing) == (TRUNCATED, b"")
 
 
 @pytest.mark.parametrize(
