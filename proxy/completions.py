@@ -200,4 +200,4 @@ class Completions:
             if self._bounds.extras_usd is None:
                 raise unbounded(asked.paid_extras)
             extras = self._bounds.extras_usd
-        return extras + limits.sound_surcharge(asked, price, self._bounds.media)
+        return extras + limits.surcharges(asked, price, self._bounds.media)

@@ -12,6 +12,7 @@ from decimal import Decimal
 from plugins.contract import Price
 from proxy.core.api import ApiRequest
 from proxy.core.pricing import surcharge
+from proxy.core.prompt import size
 
 TOKENS_PER_MESSAGE = 16
 """Upper bound of what a chat template adds around one message."""
@@ -64,9 +65,17 @@ def prompt_bound(request: ApiRequest, context_length: int | None, media: MediaTo
     return bound if context_length is None else min(bound, context_length)
 
 
-def sound_surcharge(request: ApiRequest, price: Price, media: MediaTokens) -> Decimal:
-    """Return what the sound in a prompt may cost in USD beyond the price of text, for which the prompt is held."""
-    return request.prompt.audios * media.audio * surcharge(price.prompt, price.audio)
+def surcharges(request: ApiRequest, price: Price, media: MediaTokens) -> Decimal:
+    """Return what a prompt may cost in USD beyond the price of text, for which it is held.
+
+    Sound has a price of its own. What a model does not take over of a `prediction` is billed as output (OpenAI's guide
+    on predicted outputs).
+    """
+    sound = request.prompt.audios * media.audio * surcharge(price.prompt, price.audio)
+    prediction = request.body.get("prediction")
+    if prediction is None:
+        return sound
+    return sound + size(prediction) * request.choices * surcharge(price.prompt, price.completion)
 
 
 def prompt_estimate(request: ApiRequest, context_length: int | None, media: MediaTokens) -> int:

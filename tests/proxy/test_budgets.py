@@ -25,9 +25,11 @@ EXTRAS: list[dict[str, Any]] = [
 MOST = "0.02"
 
 
-async def spend(stage: Stage, behaviour: Behaviour, body: dict[str, Any]) -> tuple[list[int], Decimal]:
+async def spend(
+    stage: Stage, behaviour: Behaviour, body: dict[str, Any], most: str = MOST
+) -> tuple[list[int], Decimal]:
     """Ask ten times at once with a key that has a budget; return the statuses, and what is booked."""
-    key = await stage.gateway.key(role=Role.PREMIUM, totalBudget=MOST)
+    key = await stage.gateway.key(role=Role.PREMIUM, totalBudget=most)
     stage.openrouter.script.enqueue(*[behaviour] * 10)
     answers = await asyncio.gather(*(stage.gateway.chat(key, body) for _ in range(10)))
     costs = [event["costUsd"].to_decimal() for event in await stage.gateway.events()]
@@ -67,4 +69,15 @@ async def test_sound_is_held_at_its_own_price(mongodb_uri: str) -> None:
         statuses, booked = await spend(stage, slow, body)
         assert statuses.count(402) == 10 - statuses.count(200)
         assert booked <= Decimal(MOST)
+        assert not any(event["overHold"] for event in await stage.gateway.events())
+
+
+async def test_a_prediction_is_held_as_output(mongodb_uri: str) -> None:
+    """What a model does not take over of a predicted answer is billed as output: the hold covers each of its bytes."""
+    async with staged(mongodb_uri) as stage:
+        words = {"type": "content", "content": "a " * 1_000}
+        slow = Behaviour(delay_headers=0.3, completion_tokens=1_000, cost=Decimal("0.0008"))
+        statuses, booked = await spend(stage, slow, ask(MINI, max_tokens=20, prediction=words), most="0.003")
+        assert statuses.count(402) == 10 - statuses.count(200) > 5
+        assert booked <= Decimal("0.003")
         assert not any(event["overHold"] for event in await stage.gateway.events())
