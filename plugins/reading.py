@@ -91,6 +91,9 @@ def usage(record: object) -> Usage | None:
     output = _part(record, "completion_tokens_details")
     # Seen live: 2590 reasoning tokens in 2567 completion tokens.
     reasoning = count(output.get("reasoning_tokens")) or 0
+    # Hardly any answer has these: they are not worth three calls.
+    heard, said, seen = details.get("audio_tokens"), output.get("audio_tokens"), output.get("image_tokens")
+    spoken = min(count(said) or 0, completion) if said else 0
     return Usage(
         prompt_tokens=prompt,
         completion_tokens=completion,
@@ -101,14 +104,10 @@ def usage(record: object) -> Usage | None:
         cost=amount(record.get("cost")),
         upstream_cost=amount(_part(record, "cost_details").get("upstream_inference_cost")),
         is_byok=record.get("is_byok") is True,
-        audio_tokens=_of(prompt, details.get("audio_tokens")),
-        audio_output_tokens=(heard := _of(completion, output.get("audio_tokens"))),
-        image_output_tokens=_of(completion - heard, output.get("image_tokens")),
+        audio_tokens=min(count(heard) or 0, prompt) if heard else 0,
+        audio_output_tokens=spoken,
+        image_output_tokens=min(count(seen) or 0, completion - spoken) if seen else 0,
     )
-
-
-def _of(whole: int, part: object) -> int:
-    return min(count(part) or 0, whole) if part else 0
 
 
 def _completed(

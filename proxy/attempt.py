@@ -15,7 +15,7 @@ from functools import partial
 from plugins.contract import ApiCall, Failure, FailureKind, Framing, Translator, UpstreamRequest, Usage
 from proxy.audience import Audience
 from proxy.call import Plan, Services
-from proxy.core.answer_stream import AnswerStream, name_in
+from proxy.core.answer_stream import AnswerStream
 from proxy.core.bill import NOTHING, Bill, Served, bill
 from proxy.core.routing import with_native_models
 from proxy.deadlines import NEVER, Deadline
@@ -122,7 +122,7 @@ class Attempt:
             served,
             prompt_estimate=reserved.want.prompt_estimate,
             most_output=reserved.output_tokens * reserved.want.choices,
-            has_failed=self._has_failed_by_itself,
+            has_failed=self.failure is not None and self._is_reported(self.failure),
         )
 
     def record(self, cost: Decimal | None, ending: Outcome | None) -> AttemptRecord:
@@ -162,22 +162,19 @@ class Attempt:
             cap,
             max_price=price,
             api=asked.form.api,
-            has_unread_files=self._plan.has_unread_files(self.target),
+            has_unread_files=asked.prompt.files > 0 and self._plan.leaves_files_unread(self.target),
         )
         self._translator = self._endpoint.provider.translator(call)
         return self._endpoint.provider.api_request(call, self._admission.api_key)
 
-    @property
-    def _has_failed_by_itself(self) -> bool:
+    def _is_reported(self, failure: Failure) -> bool:
         """Say whether the provider has said that it failed, or hung up before it said anything.
 
         An answer that it began, and that broke off or makes no sense, it may have computed and billed. So it may where it
         was we who lost patience.
         """
-        failure = self.failure
-        if failure is None or failure.status is not None:
-            return failure is not None
-        return self._status is None and failure.kind is not FailureKind.TIMEOUT
+        is_silence = self._status is None and failure.kind is not FailureKind.TIMEOUT
+        return failure.status is not None or is_silence
 
     def _head_deadline(self) -> float:
         # Many providers send the head of a whole answer when they have computed it.
@@ -207,8 +204,8 @@ class Attempt:
     def _read_head(self, response: UpstreamResponse) -> None:
         self._status = response.status
         head = self._endpoint.provider.read_head(response.headers)
-        self.generation_id = name_in(head.generation_id)
-        self.served = Served(backing=name_in(head.backing))
+        self.generation_id = head.generation_id
+        self.served = Served(backing=head.backing)
         self._note()
 
     async def _read(self, response: UpstreamResponse) -> Failure | None:

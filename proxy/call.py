@@ -63,10 +63,8 @@ class Plan:
     want: Want
     on_disconnect: str
 
-    def has_unread_files(self, target: Target) -> bool:
-        """Say whether there are files, and the target, or one that its provider may turn to itself, takes none."""
-        if not self.asked.prompt.files:
-            return False
+    def leaves_files_unread(self, target: Target) -> bool:
+        """Say whether the target, or another model that its provider may turn to by itself, takes no files."""
         serving = self.targets if "models" in self.asked.body else (target,)
         return not all("file" in each.entry.info.input_modalities for each in serving)
 

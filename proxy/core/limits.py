@@ -11,7 +11,7 @@ from decimal import Decimal
 
 from plugins.contract import Price
 from proxy.core.api import ApiRequest
-from proxy.core.pricing import surcharge
+from proxy.core.pricing import ZERO, surcharge
 from proxy.core.prompt import size
 
 TOKENS_PER_MESSAGE = 16
@@ -71,11 +71,12 @@ def surcharges(request: ApiRequest, price: Price, media: MediaTokens) -> Decimal
     Sound has a price of its own. What a model does not take over of a `prediction` is billed as output (OpenAI's guide
     on predicted outputs).
     """
-    sound = request.prompt.audios * media.audio * surcharge(price.prompt, price.audio)
-    prediction = request.body.get("prediction")
-    if prediction is None:
-        return sound
-    return sound + size(prediction) * request.choices * surcharge(price.prompt, price.completion)
+    more, sounds, prediction = ZERO, request.prompt.audios, request.body.get("prediction")
+    if sounds:
+        more += sounds * media.audio * surcharge(price.prompt, price.audio)
+    if prediction is not None:
+        more += size(prediction) * request.choices * surcharge(price.prompt, price.completion)
+    return more
 
 
 def prompt_estimate(request: ApiRequest, context_length: int | None, media: MediaTokens) -> int:
