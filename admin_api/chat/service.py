@@ -5,7 +5,6 @@ A session is found by its `_id` or by the `sessionId` that the original service 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -118,19 +117,6 @@ async def change_session(
         session_named(user_id, session_id), {"$set": updates}
     )
     return await find_session(user_id, session_id)
-
-
-async def delete_session(user_id: PydanticObjectId, session_id: str) -> None:
-    """Delete a session and its messages; raise `NotFound`."""
-    session = await find_session(user_id, session_id)
-    await delete_sessions([session])
-
-
-async def delete_sessions(sessions: Sequence[ChatSession]) -> None:
-    """Delete sessions, then their messages: an answer that arrives in between finds no session and goes too."""
-    for session in sessions:
-        await ChatSession.get_pymongo_collection().delete_one({"_id": session.id})
-        await ChatMessage.get_pymongo_collection().delete_many(messages_of(session))
 
 
 async def delete_message(user_id: PydanticObjectId, message_id: str, *, now: datetime) -> None:

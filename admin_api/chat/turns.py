@@ -31,7 +31,6 @@ from admin_api.chat.documents import (
     TokenCounts,
 )
 from admin_api.chat.events import Browser
-from admin_api.chat.expiry import sweep
 from admin_api.chat.schemas import ChatWish
 from admin_api.chat.service import expiry
 from admin_api.chat.view import view_exchange
@@ -84,14 +83,6 @@ class Turns:
     def __init__(self) -> None:
         """Begin with none."""
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._sweeper: asyncio.Task[None] | None = None
-        self._stopping = asyncio.Event()
-
-    def start(self, gateway: Gateway) -> None:
-        """Begin to delete sessions that nobody has used for as long as the operator allows, if he set a bound."""
-        days = gateway.settings.chat.session_days
-        if days is not None:
-            self._sweeper = asyncio.create_task(sweep(gateway, days, self._stopping), name="chat-expiry")
 
     def begin(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """Run something to its end, whoever still waits for it."""
@@ -108,13 +99,12 @@ class Turns:
 
     async def finish(self, seconds: float) -> None:
         """Wait until all are done, at most so long, and end the others."""
-        self._stopping.set()
         loop = asyncio.get_running_loop()
         deadline = loop.time() + seconds
         # Again and again: a turn that ends may leave the storing of its answer behind.
         while self._tasks and loop.time() < deadline:
             await asyncio.wait(list(self._tasks), timeout=deadline - loop.time())
-        unfinished = [*self._tasks, *([self._sweeper] if self._sweeper else [])]
+        unfinished = list(self._tasks)
         for task in unfinished:
             task.cancel()
         if unfinished:

@@ -187,7 +187,7 @@ async def delete_account(request: Request, caller: SignedIn) -> HTTPResponse:
 
 async def _delete(request: Request, caller: SignedIn) -> None:
     await audit.record(request, "user.account_deleted", actor_id=str(caller.user_id))
-    await request.app.ctx.deletions.delete(caller.user_id, now=gateway_of(request).clock())
+    await request.app.ctx.deletions.delete_account(caller.user_id, now=gateway_of(request).clock())
 
 
 async def _refuse_last_admin(caller: SignedIn) -> None:
