@@ -10,7 +10,8 @@ from collections.abc import AsyncGenerator
 from datetime import datetime, timedelta
 from typing import Any
 
-from admin_api.chat.documents import ChatMessage, ChatSession
+from admin_api.chat.documents import ChatSession
+from admin_api.chat.message_days import delete_messages
 from admin_api.chat.service import messages_of
 
 MARKED = {"deletedOf": {"$exists": True}}
@@ -46,5 +47,5 @@ async def unfinished() -> AsyncGenerator[ChatSession, None]:
 
 async def finish(session: ChatSession) -> None:
     """Delete the messages of a marked session, then the mark; what is gone already is no trouble."""
-    await ChatMessage.get_pymongo_collection().delete_many(messages_of(session))
+    await delete_messages(messages_of(session))
     await ChatSession.get_pymongo_collection().delete_one({"_id": session.id, **MARKED})

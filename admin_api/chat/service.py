@@ -12,6 +12,7 @@ from beanie import PydanticObjectId
 from bson import ObjectId
 
 from admin_api.chat.documents import DEFAULT_TITLE, ChatMessage, ChatSession
+from admin_api.chat.message_days import forget_days
 from admin_api.chat.schemas import NewSession, SessionChange
 from admin_api.pagination import Page
 from proxy.errors import InvalidRequest, NotFound
@@ -125,10 +126,12 @@ async def delete_message(user_id: PydanticObjectId, message_id: str, *, now: dat
     if ObjectId.is_valid(message_id):
         names.append({"_id": ObjectId(message_id)})
     deleted = await ChatMessage.get_pymongo_collection().find_one_and_delete(
-        {"userId": user_id, "$or": names}, {"sessionId": 1}
+        {"userId": user_id, "$or": names}, {"sessionId": 1, "createdAt": 1}
     )
     if deleted is None:
         raise NotFound("Message not found")
+    if written := deleted.get("createdAt"):  # the original's need not have one
+        await forget_days([f"{written:%Y-%m-%d}"])
     # Never below zero: the original's counters are not always right.
     fewer = {"$max": [0, {"$subtract": [{"$ifNull": ["$messageCount", 0]}, 1]}]}
     await ChatSession.get_pymongo_collection().update_one(

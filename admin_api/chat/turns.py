@@ -31,6 +31,7 @@ from admin_api.chat.documents import (
     TokenCounts,
 )
 from admin_api.chat.events import Browser
+from admin_api.chat.message_days import delete_messages
 from admin_api.chat.schemas import ChatWish
 from admin_api.chat.service import expiry
 from admin_api.chat.view import view_exchange
@@ -245,8 +246,7 @@ async def _has_owner(turn: Turn) -> bool:
 
 
 async def _take_back(turn: Turn, messages: tuple[ChatMessage, ...]) -> None:
-    ids = [message.id for message in messages]
-    await ChatMessage.get_pymongo_collection().delete_many({"_id": {"$in": ids}})
+    await delete_messages({"_id": {"$in": [message.id for message in messages]}})
     if turn.session is None:
         await ChatSession.get_pymongo_collection().delete_one({"_id": turn.session_id})
 

@@ -13,7 +13,8 @@ from typing import Any
 from beanie import PydanticObjectId
 
 from admin_api.auth.sessions import end_sessions
-from admin_api.chat.documents import ChatMessage, ChatSession
+from admin_api.chat.documents import ChatSession
+from admin_api.chat.message_days import delete_messages
 from proxy.documents import ApiKeyDocument, User
 
 _MARKED: dict[str, Any] = {"deletionRequestedAt": {"$type": "date"}}
@@ -39,7 +40,7 @@ async def finish(user_id: PydanticObjectId) -> None:
     """Delete everything of a marked account; what is gone already is no trouble."""
     await end_sessions(user_id)
     await ApiKeyDocument.find(ApiKeyDocument.userId == user_id).delete()
-    await ChatMessage.get_pymongo_collection().delete_many({"userId": user_id})
+    await delete_messages({"userId": user_id})
     for owner in ("userId", "deletedOf"):
         await ChatSession.get_pymongo_collection().delete_many({owner: user_id})
     await User.get_pymongo_collection().delete_one({"_id": user_id, **_MARKED})

@@ -56,6 +56,11 @@ async def kept(
     return [known.get(day) or await _make(collection, day, make) for day in days]
 
 
+async def forget(collection: AsyncCollection[dict[str, Any]], days: Sequence[str]) -> None:
+    """Let days be made anew when somebody asks, since what they sum has changed."""
+    await collection.delete_many({"_id": {"$in": list(days)}})
+
+
 async def _make(
     collection: AsyncCollection[dict[str, Any]], day: str, make: Callable[[str], Awaitable[dict[str, Any]]]
 ) -> Day:
