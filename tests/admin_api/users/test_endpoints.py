@@ -206,6 +206,32 @@ async def test_api_keys(mongodb_uri: str) -> None:
         assert key["isActive"] is False
 
 
+async def test_no_number_of_old_keys_hides_one_that_works(mongodb_uri: str) -> None:
+    """Keys that work are listed first, however many newer ones were revoked or expired, and another user's likewise."""
+    async with running_gateway(mongodb_uri) as gateway:
+        admin, busy, other = [await signed_in(gateway, role) for role in (Role.ADMIN, Role.USER, Role.USER)]
+        for name in ("first", "second"):
+            await busy.send("POST", "/api/user/api-keys", {"name": name, "dailyBudget": 2.5})
+        await other.send("POST", "/api/user/api-keys", {"name": "other's"})
+        keys, later = gateway.parts.database["apikeys"], utc_now() + timedelta(hours=1)
+        past = {"userId": busy.id, "lastFour": "1234", "createdAt": later, "expiresAt": utc_now()}
+        await keys.insert_many(
+            {**past, "name": f"past {number}", "digest": f"{number}", "isActive": number % 2 == 0}
+            for number in range(400)
+        )
+        listed = (await busy.send("GET", "/api/user/api-keys")).json()
+        assert listed["results"] == 100
+        assert [key["name"] for key in listed["data"]["apiKeys"]][:2] == ["second", "first"]
+        assert listed["data"]["apiKeys"][0]["dailyBudget"] == 2.5
+        me = (await busy.send("GET", "/api/auth/me")).json()["data"]["user"]
+        assert me["apiKeys"] == listed["data"]["apiKeys"]
+        users = (await admin.send("GET", "/api/admin/users")).json()["data"]["users"]
+        shown = {user["id"]: [key["name"] for key in user["apiKeys"]] for user in users}
+        assert shown[str(busy.id)][:2] == ["second", "first"]
+        assert shown[str(other.id)] == ["other's"]
+        assert shown[str(admin.id)] == []
+
+
 NO_KEYS: list[Any] = [
     {},
     {"name": ""},
