@@ -40,22 +40,26 @@ async def toggle_favorite(
 
     Raises `NotFound` for a model that is neither known nor a favourite, `InvalidRequest` at the most allowed.
     """
-    users, field = User.get_pymongo_collection(), "preferences.favoriteModels"
-    after: dict[str, Any] = {"projection": {field: 1}, "return_document": ReturnDocument.AFTER}
-    removed = await users.find_one_and_update(
-        {"_id": user_id, field: model_id}, {"$pull": {field: model_id}}, **after
+    field = "preferences.favoriteModels"
+    possible: list[dict[str, Any]] = [{field: model_id}]
+    if is_known:
+        possible.append({f"{field}.{MOST_FAVORITES - 1}": {"$exists": False}})
+    favorites, named = f"${field}", {"$literal": model_id}  # a model may be called anything
+    others = {"$filter": {"input": favorites, "cond": {"$ne": ["$$this", named]}}}
+    with_it = {"$concatArrays": [favorites, [named]]}
+    # In one step, so that two clicks at once are one after the other.
+    toggled = await User.get_pymongo_collection().find_one_and_update(
+        {"_id": user_id, "$or": possible},
+        [{"$set": {field: {"$cond": [{"$in": [named, favorites]}, others, with_it]}}}],
+        projection={field: 1},
+        return_document=ReturnDocument.AFTER,
     )
-    if removed is not None:
-        return False, removed["preferences"]["favoriteModels"]
-    if not is_known:
+    if toggled is None and not is_known:
         raise NotFound("Model not found")
-    has_room = {f"{field}.{MOST_FAVORITES - 1}": {"$exists": False}}
-    added = await users.find_one_and_update(
-        {"_id": user_id, field: {"$ne": model_id}, **has_room}, {"$push": {field: model_id}}, **after
-    )
-    if added is None:
+    if toggled is None:
         raise InvalidRequest(f"Maximum {MOST_FAVORITES} favorite models allowed")
-    return True, added["preferences"]["favoriteModels"]
+    chosen = toggled["preferences"]["favoriteModels"]
+    return model_id in chosen, chosen
 
 
 async def create_api_key(

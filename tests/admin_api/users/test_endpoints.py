@@ -148,6 +148,12 @@ async def test_favorites(mongodb_uri: str) -> None:
         gone = await account.send("POST", "/api/user/favorites/gone/model")
         assert gone.json()["data"]["favoriteModels"] == [second]
 
+        for _ in range(5):
+            path = f"/api/user/favorites/{first}"
+            clicks = await asyncio.gather(account.send("POST", path), account.send("POST", path))
+            assert [click.status_code for click in clicks] == [200, 200]
+            assert {click.json()["data"]["isFavorite"] for click in clicks} == {True, False}
+
         others = ids[2:22]
         answers = await asyncio.gather(
             *(account.send("POST", f"/api/user/favorites/{name}") for name in others)
