@@ -15,7 +15,8 @@ from admin_api.chat.documents import DEFAULT_TITLE, ChatMessage, ChatSession
 from admin_api.chat.message_days import forget_days
 from admin_api.chat.schemas import NewSession, SessionChange
 from admin_api.pagination import Page
-from proxy.errors import InvalidRequest, NotFound
+from admin_api.users.deletion import is_staying
+from proxy.errors import InvalidRequest, NotFound, Unauthenticated
 from proxy.settings import ChatSection
 
 OLDEST_FIRST = [("createdAt", 1), ("_id", 1)]
@@ -63,7 +64,7 @@ async def find_session(user_id: PydanticObjectId, session_id: str) -> ChatSessio
 async def create_session(
     user_id: PydanticObjectId, wish: NewSession, chat: ChatSection, *, now: datetime
 ) -> ChatSession:
-    """Begin an empty session."""
+    """Begin an empty session; raise `Unauthenticated` when its owner's account has been deleted meanwhile."""
     session = ChatSession(
         id=PydanticObjectId(),
         userId=user_id,
@@ -75,7 +76,11 @@ async def create_session(
         updatedAt=now,
     )
     session.sessionId = str(session.id)
-    return await session.insert()
+    await session.insert()
+    if not await is_staying(user_id):
+        await session.delete()
+        raise Unauthenticated("This account has been deleted.")
+    return session
 
 
 async def list_sessions(user_id: PydanticObjectId, page: Page) -> tuple[list[ChatSession], int]:

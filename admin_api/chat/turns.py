@@ -35,6 +35,7 @@ from admin_api.chat.message_days import delete_messages
 from admin_api.chat.schemas import ChatWish
 from admin_api.chat.service import expiry
 from admin_api.chat.view import view_exchange
+from admin_api.users.deletion import is_staying
 from proxy.call import Answer
 from proxy.completions import Call
 from proxy.core.pricing import from_pico, to_pico
@@ -227,7 +228,7 @@ async def _store(
     await _insist(lambda: _insert(messages))
     step = _begin_session if turn.session is None else _count_in
     has_session = await _insist(lambda: step(turn, messages[1], settlement, gateway))
-    if not has_session or not await _insist(lambda: _has_owner(turn)):
+    if not has_session or not await _insist(lambda: is_staying(PydanticObjectId(turn.user.id))):
         await _insist(lambda: _take_back(turn, messages))
 
 
@@ -238,11 +239,6 @@ async def _insert(messages: tuple[ChatMessage, ...]) -> None:
     except BulkWriteError as exc:
         if any(error["code"] != _DUPLICATE for error in exc.details["writeErrors"]):
             raise
-
-
-async def _has_owner(turn: Turn) -> bool:
-    staying = {"_id": turn.user.id, "deletionRequestedAt": None}
-    return await User.get_pymongo_collection().find_one(staying, {"_id": 1}) is not None
 
 
 async def _take_back(turn: Turn, messages: tuple[ChatMessage, ...]) -> None:

@@ -29,6 +29,16 @@ async def mark(user_id: PydanticObjectId, *, now: datetime) -> None:
     )
 
 
+async def is_staying(user_id: PydanticObjectId) -> bool:
+    """Say whether an account is there and nobody is deleting it.
+
+    Whoever stores something of a user's asks afterwards, and takes it back where he is going: what is stored before
+    the mark is found by the deletion, and what is stored after it by the question.
+    """
+    staying = {"_id": user_id, "deletionRequestedAt": None}
+    return await User.get_pymongo_collection().find_one(staying, {"_id": 1}) is not None
+
+
 async def unfinished() -> AsyncGenerator[PydanticObjectId, None]:
     """Yield the id of every account that is marked."""
     async with User.get_pymongo_collection().find(_MARKED, {"_id": 1}).batch_size(_BATCH) as marked:

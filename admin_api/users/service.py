@@ -10,10 +10,11 @@ from beanie import PydanticObjectId
 from pymongo import ReturnDocument
 from pymongo.errors import DuplicateKeyError
 
+from admin_api.users.deletion import is_staying
 from admin_api.users.schemas import ApiKeyChanges, Lifetime, NewApiKey, ProfileChanges
 from proxy import security
 from proxy.documents import ApiKeyDocument, User
-from proxy.errors import InvalidRequest, NotFound
+from proxy.errors import InvalidRequest, NotFound, Unauthenticated
 
 MOST_FAVORITES = 10
 MOST_KEYS_LISTED = 100
@@ -67,7 +68,8 @@ async def create_api_key(
 ) -> tuple[str, ApiKeyDocument]:
     """Make a key and return its secret, which is not stored, beside it.
 
-    Raises `InvalidRequest` when the user has `most` active keys, however many are made at once.
+    Raises `InvalidRequest` when the user has `most` active keys, however many are made at once, and
+    `Unauthenticated` when his account has been deleted meanwhile.
     """
     key = security.new_api_key()
     lifetime = _LIFETIMES[wish.expiresIn]
@@ -88,6 +90,9 @@ async def create_api_key(
             await document.insert()
         except DuplicateKeyError:
             continue  # another request has just taken this place; there are only `most` of them
+        if not await is_staying(user_id):
+            await document.delete()
+            raise Unauthenticated("This account has been deleted.")
         return key.secret, document
     raise InvalidRequest(f"Maximum {most} active API keys allowed")
 
