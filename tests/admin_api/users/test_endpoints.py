@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from datetime import datetime, timedelta
+from decimal import Decimal
 from typing import Any
 
 from proxy.clock import utc_now
@@ -275,6 +276,40 @@ async def test_a_key_is_only_what_can_be_asked_for(mongodb_uri: str) -> None:
             refused = await account.send("POST", "/api/user/api-keys", body)
             assert message_of(refused, 400, "VALIDATION_ERROR"), body
         assert await ApiKeyDocument.count() == 0
+
+
+async def test_a_budget_is_whole_pico_dollars(mongodb_uri: str) -> None:
+    """What the books cannot count, or nobody spends, is a 400 that says why; what they can is kept to the last digit."""
+    budgets = ("dailyBudget", "weeklyBudget", "monthlyBudget", "totalBudget")
+    async with running_gateway(mongodb_uri) as gateway:
+        account = await signed_in(gateway)
+        for budget in budgets:
+            for amount, reason in (
+                ("1e-7000", "no more than 12 decimal places"),
+                ("1e-44", "no more than 12 decimal places"),
+                (1e-13, "no more than 12 decimal places"),
+                (f"0.{'1' * 35}", "no more than 12 decimal places"),
+                (f"100000.{'0' * 40}1", "no more than 12 decimal places"),
+                (0, "greater than 0"),
+                ("-1e-12", "greater than 0"),
+                ("1000000.000000000001", "less than or equal to 1000000"),
+                ("9" * 400, "less than or equal to 1000000"),
+                ("NaN", "finite number"),
+                ("much", "must be a number of US dollars"),
+                (True, "must be a number of US dollars"),
+            ):
+                refused = await account.send("POST", "/api/user/api-keys", {"name": "x", budget: amount})
+                assert message_of(refused, 400, "VALIDATION_ERROR").startswith(
+                    f"Validation failed: {budget}: "
+                )
+                assert reason in message_of(refused, 400)
+        assert await ApiKeyDocument.count() == 0
+        amounts = ("1e-12", "999999.999999999999", f"0.1{'0' * 60}", 0.1)
+        wish = {"name": "x", **dict(zip(budgets, amounts, strict=True))}
+        assert (await account.send("POST", "/api/user/api-keys", wish)).status_code == 201
+        (stored,) = await gateway.parts.database["apikeys"].find().to_list()
+        for budget, wanted in zip(budgets, amounts, strict=True):
+            assert stored[budget].to_decimal() == Decimal(str(wanted))
 
 
 NO_KEY_CHANGES: list[Any] = [
