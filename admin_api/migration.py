@@ -99,7 +99,8 @@ async def _complete_users(users: Collection) -> AsyncIterator[str]:
 
 
 async def _convert_sessions(sessions: Collection, rate: Decimal) -> AsyncIterator[str]:
-    old = {"$or": [{"lastActivity": None}, {"totalCost": {"$type": "number"}}]}
+    # What is left of a chat that is being deleted is not to become one again.
+    old = {"$or": [{"lastActivity": None}, {"totalCost": {"$type": "number"}}], "deletedOf": None}
     changed = 0
     async for batch in _batches(sessions, old):
         changed += await _update(sessions, batch, _session(rate))
@@ -134,7 +135,7 @@ async def _chats_of(database: Database, owners: Iterable[Owner]) -> dict[Owner, 
     """Find chats by the names that the original gave them, or by their ids written as text."""
     names = {name for _, name in owners}
     ids = [ObjectId(name) for name in names if ObjectId.is_valid(name)]
-    query = {"$or": [{"sessionId": {"$in": [*names]}}, {"_id": {"$in": ids}}]}
+    query = {"$or": [{"sessionId": {"$in": [*names]}}, {"_id": {"$in": ids}}], "deletedOf": None}
     with pymongo.timeout(_BATCH_SECONDS):
         found = await database[_SESSIONS].find(query, ("userId", "sessionId")).sort("_id", -1).to_list()
     # Sorted so that the oldest of two chats with one name, should there be any, comes last and wins.

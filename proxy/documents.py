@@ -142,7 +142,10 @@ class ApiKeyDocument(Document):
         name = "apikeys"
         indexes: ClassVar = [
             IndexModel([("digest", ASCENDING)], unique=True, name="digest"),
-            IndexModel([("userId", ASCENDING), ("createdAt", DESCENDING)], name="owner"),
+            # An owner's list: first those that have a place
+            IndexModel(
+                [("userId", ASCENDING), ("slot", DESCENDING), ("createdAt", DESCENDING)], name="places"
+            ),
             # An active key occupies one of its owner's numbered places, so that no race can make one too many.
             IndexModel(
                 [("userId", ASCENDING), ("slot", ASCENDING)],

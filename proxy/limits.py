@@ -10,6 +10,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from proxy.core.limits import MediaTokens, UserLimits
 from proxy.core.routing import Role
 
+# The database counts in 64 bits: what is here has to fit, and so has what is held of it for one request.
+_MOST = 10**12
+_MOST_TOKENS = 10**9
+
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -18,9 +22,9 @@ class _Section(BaseModel):
 class LimitsOfRole(_Section):
     """What the users of one role may use, unless an admin sets limits of their own."""
 
-    daily_requests: int = Field(ge=0)
-    monthly_requests: int = Field(ge=0)
-    monthly_tokens: int = Field(ge=0)
+    daily_requests: int = Field(ge=0, le=_MOST)
+    monthly_requests: int = Field(ge=0, le=_MOST)
+    monthly_tokens: int = Field(ge=0, le=_MOST)
 
 
 class Limits(_Section):
@@ -29,11 +33,11 @@ class Limits(_Section):
     user: LimitsOfRole = LimitsOfRole(daily_requests=50, monthly_requests=1_000, monthly_tokens=100_000)
     premium: LimitsOfRole = LimitsOfRole(daily_requests=200, monthly_requests=5_000, monthly_tokens=500_000)
     admin: LimitsOfRole = LimitsOfRole(daily_requests=200, monthly_requests=5_000, monthly_tokens=500_000)
-    default_output_tokens: int = Field(default=4_096, ge=16)
-    image_tokens: int = Field(default=6_000, ge=1)
-    audio_tokens: int = Field(default=20_000, ge=1)
-    file_tokens: int = Field(default=100_000, ge=1)
-    extras_usd: Decimal | None = Field(default=None, ge=0)
+    default_output_tokens: int = Field(default=4_096, ge=16, le=_MOST_TOKENS)
+    image_tokens: int = Field(default=6_000, ge=1, le=_MOST_TOKENS)
+    audio_tokens: int = Field(default=20_000, ge=1, le=_MOST_TOKENS)
+    file_tokens: int = Field(default=100_000, ge=1, le=_MOST_TOKENS)
+    extras_usd: Decimal | None = Field(default=None, ge=0, le=10_000)
     api_keys_per_user: int = Field(default=5, ge=1)
     chat_body_bytes: int = Field(default=20 * 2**20, ge=1024)
     concurrent_requests: int = Field(default=1_000, ge=1)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field
 
+_YEAR = 366 * 86_400
+
 
 class RateLimit(BaseModel):
     """So many requests in so many seconds."""
@@ -11,7 +13,7 @@ class RateLimit(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     requests: int = Field(ge=1)
-    seconds: int = Field(default=900, ge=1)
+    seconds: int = Field(default=900, ge=1, le=_YEAR)
 
 
 class RateLimits(BaseModel):

@@ -102,7 +102,6 @@ def create_app(
             raise
 
     async def _begin(gateway: Gateway) -> None:
-        app.ctx.turns.start(gateway)
         if settings.admin_email and settings.admin_password:
             await accounts.ensure_admin(
                 settings.admin_email, settings.admin_password, app.ctx.hasher, now=gateway.clock()

@@ -49,7 +49,7 @@ class ChatSection(_Section):
 
     context_messages: int = Field(default=20, ge=0, le=200)
     max_output_tokens: int = Field(default=4_000, ge=1)
-    session_days: int | None = Field(default=None, ge=1)
+    session_days: int | None = Field(default=None, ge=1, le=36_500)
     attachment_bytes: int = Field(default=8 * 2**20, ge=0, le=12 * 2**20)
 
 
@@ -119,7 +119,7 @@ class Settings(BaseSettings):
         (), repr=False, description="further secrets whose tokens are good, separated by commas: for a change"
     )
     jwt_expires_in: str = Field(
-        "7d", pattern=r"^\d+[smhd]$", description="how long a token is good, as 7d or 12h"
+        "7d", pattern=r"^[0-9]{1,6}[smhd]$", description="how long a token is good, as 7d or 12h"
     )
     jwt_cookie_expires_in: int = Field(7, ge=1, description="how long the `jwt` cookie is kept, in days")
     openrouter_base_url: str | None = Field(None, description="where OpenRouter is, for tests and proxies")
@@ -139,7 +139,10 @@ class Settings(BaseSettings):
     mail_from: str = Field("AI Pasta <no-reply@localhost>", description="sender of the mails")
     admin_email: str | None = Field(None, description="e-mail of the first admin, made at start")
     admin_password: str | None = Field(None, description="password of the first admin")
-    usd_inr_rate: Decimal = Field(Decimal(83), gt=0, description="rupees per dollar for the INR figures")
+    # With a higher one the dearest answer would not fit the 64-bit counters of 10^-12 rupees.
+    usd_inr_rate: Decimal = Field(
+        Decimal(83), gt=0, le=900, decimal_places=12, description="rupees per dollar for the INR figures"
+    )
     metrics_token: str | None = Field(
         None, description="Bearer token for /metrics; without it, private addresses only"
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from beanie import PydanticObjectId
@@ -11,14 +10,11 @@ from beanie import PydanticObjectId
 from admin_api.chat.documents import ChatMessage, ChatSession
 from proxy.database import Database
 from proxy.documents import User
-from proxy.metering import days
 
 CHAT_SESSIONS = ChatSession.Settings.name
 CHAT_MESSAGES = ChatMessage.Settings.name
 _SESSION_FIELDS = ("title", "modelId", "messageCount", "lastActivity", "createdAt")
 _MESSAGE_FIELDS = ("sessionId", "role", "modelId", "createdAt")
-_MESSAGE_DAYS = "messagedays"
-_MOST_DAYS = 3_650
 _RECENT_SESSIONS, _RECENT_MESSAGES, _RECENT = 5, 10, 20
 
 
@@ -53,33 +49,6 @@ async def names(database: Database, ids: Sequence[PydanticObjectId]) -> dict[str
     fields = ("name", "email", "role")
     users = database[User.Settings.name].find({"_id": {"$in": list(set(ids))}}, fields)
     return {str(user["_id"]): _view(user, fields) async for user in users}
-
-
-async def messages_by_day(database: Database) -> list[Mapping[str, Any]]:
-    """Return how many messages of each role (`roles`) are from each UTC day (`_id`), oldest first."""
-    messages = database[CHAT_MESSAGES]
-    edges = [
-        await messages.find_one(
-            {"createdAt": {"$type": "date"}}, {"createdAt": 1}, sort=[("createdAt", direction)]
-        )
-        for direction in (1, -1)
-    ]
-    if edges[0] is None or edges[1] is None:
-        return []
-    first, last = edges[0]["createdAt"].date(), edges[1]["createdAt"].date()
-    number = min((last - first).days, _MOST_DAYS)
-    dates = [(last - timedelta(days=back)).isoformat() for back in range(number, -1, -1)]
-
-    async def make(day: str) -> dict[str, Any]:
-        begin = datetime.fromisoformat(day).replace(tzinfo=UTC)
-        stages: list[Mapping[str, Any]] = [
-            {"$match": {"createdAt": {"$gte": begin, "$lt": begin + timedelta(days=1)}}},
-            {"$group": {"_id": "$role", "count": {"$sum": 1}}},
-        ]
-        rows = await (await messages.aggregate(stages)).to_list()
-        return {"roles": {str(row["_id"]): row["count"] for row in rows}}
-
-    return await days.kept(database[_MESSAGE_DAYS], dates, make)
 
 
 def _view(document: Mapping[str, Any], fields: Sequence[str]) -> dict[str, Any]:

@@ -123,7 +123,7 @@ async def delete_user(request: Request, caller: SignedIn, user_id: PydanticObjec
         )
         await mark(user_id, now=now)
     # The rights are gone with the mark; the rest may take longer than anybody may be kept waiting for the guard.
-    await request.app.ctx.deletions.delete(user_id, now=now)
+    await request.app.ctx.deletions.delete_account(user_id, now=now)
 
 
 def _refuse_self_harm(changes: UserChanges) -> None:

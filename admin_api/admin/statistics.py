@@ -13,6 +13,7 @@ from bson import ObjectId
 
 from admin_api.admin import activity
 from admin_api.admin.activity import CHAT_SESSIONS
+from admin_api.chat.message_days import messages_by_day
 from admin_api.models.view import category_of
 from admin_api.users.schemas import PERIODS
 from proxy.database import Database
@@ -35,7 +36,7 @@ async def collect(gateway: Gateway, period: str) -> dict[str, Any]:
         return {
             "users": await _users(database, since, used),
             "sessions": await _sessions(database, since, used),
-            "messages": await _messages(database, since, used),
+            "messages": await _messages(since, used),
             "models": _models(gateway, used),
             "recentActivity": await activity.recent(database),
         }
@@ -77,10 +78,10 @@ async def _sessions(database: Database, since: datetime, used: Everybody) -> dic
     }
 
 
-async def _messages(database: Database, since: datetime, used: Everybody) -> dict[str, Any]:
+async def _messages(since: datetime, used: Everybody) -> dict[str, Any]:
     by_role: Counter[str] = Counter()
     per_day: Counter[str] = Counter()
-    for day in await activity.messages_by_day(database):
+    for day in await messages_by_day():
         by_role.update(day["roles"])
         if day["_id"] >= since.date().isoformat():
             per_day[day["_id"]] = sum(day["roles"].values())

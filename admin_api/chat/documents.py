@@ -94,6 +94,8 @@ class ChatSession(Document):
             IndexModel([("userId", ASCENDING), ("lastActivity", DESCENDING)], name="owner"),
             IndexModel([("userId", ASCENDING), ("sessionId", ASCENDING)], name="name"),
             IndexModel([("lastActivity", ASCENDING)], name="activity"),
+            # What is left of those that are being deleted
+            IndexModel([("deletedOf", ASCENDING)], sparse=True, name="deletion"),
             # The admins' statistics
             IndexModel([("createdAt", DESCENDING), ("lastActivity", ASCENDING)], name="time"),
         ]

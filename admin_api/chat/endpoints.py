@@ -116,9 +116,10 @@ async def update_session(request: Request, caller: SignedIn, session_id: str) ->
 
 @blueprint.delete("/sessions/<session_id:str>")
 @access.user
-async def delete_session(_request: Request, caller: SignedIn, session_id: str) -> HTTPResponse:
+async def delete_session(request: Request, caller: SignedIn, session_id: str) -> HTTPResponse:
     """Delete a session with its messages."""
-    await service.delete_session(caller.user_id, session_id)
+    session = await service.find_session(caller.user_id, session_id)
+    await request.app.ctx.deletions.delete_session(session)
     return HTTPResponse(status=204)
 
 

@@ -5,7 +5,6 @@ A session is found by its `_id` or by the `sessionId` that the original service 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -13,9 +12,11 @@ from beanie import PydanticObjectId
 from bson import ObjectId
 
 from admin_api.chat.documents import DEFAULT_TITLE, ChatMessage, ChatSession
+from admin_api.chat.message_days import forget_days
 from admin_api.chat.schemas import NewSession, SessionChange
 from admin_api.pagination import Page
-from proxy.errors import InvalidRequest, NotFound
+from admin_api.users.deletion import is_staying
+from proxy.errors import InvalidRequest, NotFound, Unauthenticated
 from proxy.settings import ChatSection
 
 OLDEST_FIRST = [("createdAt", 1), ("_id", 1)]
@@ -63,7 +64,7 @@ async def find_session(user_id: PydanticObjectId, session_id: str) -> ChatSessio
 async def create_session(
     user_id: PydanticObjectId, wish: NewSession, chat: ChatSection, *, now: datetime
 ) -> ChatSession:
-    """Begin an empty session."""
+    """Begin an empty session; raise `Unauthenticated` when its owner's account has been deleted meanwhile."""
     session = ChatSession(
         id=PydanticObjectId(),
         userId=user_id,
@@ -75,7 +76,11 @@ async def create_session(
         updatedAt=now,
     )
     session.sessionId = str(session.id)
-    return await session.insert()
+    await session.insert()
+    if not await is_staying(user_id):
+        await session.delete()
+        raise Unauthenticated("This account has been deleted.")
+    return session
 
 
 async def list_sessions(user_id: PydanticObjectId, page: Page) -> tuple[list[ChatSession], int]:
@@ -120,29 +125,18 @@ async def change_session(
     return await find_session(user_id, session_id)
 
 
-async def delete_session(user_id: PydanticObjectId, session_id: str) -> None:
-    """Delete a session and its messages; raise `NotFound`."""
-    session = await find_session(user_id, session_id)
-    await delete_sessions([session])
-
-
-async def delete_sessions(sessions: Sequence[ChatSession]) -> None:
-    """Delete sessions, then their messages: an answer that arrives in between finds no session and goes too."""
-    for session in sessions:
-        await ChatSession.get_pymongo_collection().delete_one({"_id": session.id})
-        await ChatMessage.get_pymongo_collection().delete_many(messages_of(session))
-
-
 async def delete_message(user_id: PydanticObjectId, message_id: str, *, now: datetime) -> None:
     """Delete one message and count it out of its session; raise `NotFound`."""
     names: list[dict[str, Any]] = [{"messageId": message_id}]
     if ObjectId.is_valid(message_id):
         names.append({"_id": ObjectId(message_id)})
     deleted = await ChatMessage.get_pymongo_collection().find_one_and_delete(
-        {"userId": user_id, "$or": names}, {"sessionId": 1}
+        {"userId": user_id, "$or": names}, {"sessionId": 1, "createdAt": 1}
     )
     if deleted is None:
         raise NotFound("Message not found")
+    if written := deleted.get("createdAt"):  # the original's need not have one
+        await forget_days([f"{written:%Y-%m-%d}"])
     # Never below zero: the original's counters are not always right.
     fewer = {"$max": [0, {"$subtract": [{"$ifNull": ["$messageCount", 0]}, 1]}]}
     await ChatSession.get_pymongo_collection().update_one(

@@ -31,10 +31,11 @@ from admin_api.chat.documents import (
     TokenCounts,
 )
 from admin_api.chat.events import Browser
-from admin_api.chat.expiry import sweep
+from admin_api.chat.message_days import delete_messages
 from admin_api.chat.schemas import ChatWish
 from admin_api.chat.service import expiry
 from admin_api.chat.view import view_exchange
+from admin_api.users.deletion import is_staying
 from proxy.call import Answer
 from proxy.completions import Call
 from proxy.core.pricing import from_pico, to_pico
@@ -84,14 +85,6 @@ class Turns:
     def __init__(self) -> None:
         """Begin with none."""
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._sweeper: asyncio.Task[None] | None = None
-        self._stopping = asyncio.Event()
-
-    def start(self, gateway: Gateway) -> None:
-        """Begin to delete sessions that nobody has used for as long as the operator allows, if he set a bound."""
-        days = gateway.settings.chat.session_days
-        if days is not None:
-            self._sweeper = asyncio.create_task(sweep(gateway, days, self._stopping), name="chat-expiry")
 
     def begin(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """Run something to its end, whoever still waits for it."""
@@ -108,13 +101,12 @@ class Turns:
 
     async def finish(self, seconds: float) -> None:
         """Wait until all are done, at most so long, and end the others."""
-        self._stopping.set()
         loop = asyncio.get_running_loop()
         deadline = loop.time() + seconds
         # Again and again: a turn that ends may leave the storing of its answer behind.
         while self._tasks and loop.time() < deadline:
             await asyncio.wait(list(self._tasks), timeout=deadline - loop.time())
-        unfinished = [*self._tasks, *([self._sweeper] if self._sweeper else [])]
+        unfinished = list(self._tasks)
         for task in unfinished:
             task.cancel()
         if unfinished:
@@ -236,7 +228,7 @@ async def _store(
     await _insist(lambda: _insert(messages))
     step = _begin_session if turn.session is None else _count_in
     has_session = await _insist(lambda: step(turn, messages[1], settlement, gateway))
-    if not has_session or not await _insist(lambda: _has_owner(turn)):
+    if not has_session or not await _insist(lambda: is_staying(PydanticObjectId(turn.user.id))):
         await _insist(lambda: _take_back(turn, messages))
 
 
@@ -249,14 +241,8 @@ async def _insert(messages: tuple[ChatMessage, ...]) -> None:
             raise
 
 
-async def _has_owner(turn: Turn) -> bool:
-    staying = {"_id": turn.user.id, "deletionRequestedAt": None}
-    return await User.get_pymongo_collection().find_one(staying, {"_id": 1}) is not None
-
-
 async def _take_back(turn: Turn, messages: tuple[ChatMessage, ...]) -> None:
-    ids = [message.id for message in messages]
-    await ChatMessage.get_pymongo_collection().delete_many({"_id": {"$in": ids}})
+    await delete_messages({"_id": {"$in": [message.id for message in messages]}})
     if turn.session is None:
         await ChatSession.get_pymongo_collection().delete_one({"_id": turn.session_id})
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from sanic import Request
 
 from admin_api.models.view import CAPABILITIES, CATEGORIES
@@ -20,8 +20,16 @@ MOST_PER_PAGE = 1000
 LONGEST_SEARCH = 100
 SORTS = ("popularity", "price_low", "price_high", "name", "newest")
 _MOST_USD = 1_000_000
+_LEAST_USD = 1e-15  # per 1,000 tokens; what is less is no price where a provider says it either
 
-PricePerThousand = Annotated[int | float, Field(ge=0, le=_MOST_USD)]
+
+def _is_a_price(value: float) -> float:
+    if 0 < value < _LEAST_USD:
+        raise ValueError(f"must be 0 or at least {_LEAST_USD} USD")
+    return value
+
+
+PricePerThousand = Annotated[int | float, Field(ge=0, le=_MOST_USD), AfterValidator(_is_a_price)]
 
 
 class PriceEdit(Schema):

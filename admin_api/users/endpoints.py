@@ -109,8 +109,8 @@ async def create_api_key(request: Request, caller: SignedIn) -> HTTPResponse:
 @access.user
 async def list_api_keys(_request: Request, caller: SignedIn) -> HTTPResponse:
     """List the user's API keys, revoked ones too, without their secrets."""
-    keys = [view_api_key(key) for key in await service.list_api_keys(caller.user_id)]
-    return success({"apiKeys": keys}, results=len(keys))
+    keys = (await service.list_api_keys([caller.user_id])).get(caller.user_id, [])
+    return success({"apiKeys": [view_api_key(key) for key in keys]}, results=len(keys))
 
 
 @blueprint.patch("/api-keys/<key_id:str>")
@@ -187,7 +187,7 @@ async def delete_account(request: Request, caller: SignedIn) -> HTTPResponse:
 
 async def _delete(request: Request, caller: SignedIn) -> None:
     await audit.record(request, "user.account_deleted", actor_id=str(caller.user_id))
-    await request.app.ctx.deletions.delete(caller.user_id, now=gateway_of(request).clock())
+    await request.app.ctx.deletions.delete_account(caller.user_id, now=gateway_of(request).clock())
 
 
 async def _refuse_last_admin(caller: SignedIn) -> None:

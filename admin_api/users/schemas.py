@@ -29,7 +29,11 @@ def _exact(value: object) -> Decimal:
         raise ValueError("must be a number of US dollars") from exc
 
 
-Budget = Annotated[Decimal, BeforeValidator(_exact), Field(gt=0, le=1_000_000, allow_inf_nan=False)]
+Budget = Annotated[
+    Decimal, BeforeValidator(_exact), Field(gt=0, le=1_000_000, decimal_places=12, allow_inf_nan=False)
+]
+"""Dollars, to the pico-dollar that everything is counted in."""
+
 PerMinute = Annotated[int, Field(ge=1, le=10**9)]
 KeyName = Annotated[str, Field(min_length=1, max_length=100)]
 

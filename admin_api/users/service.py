@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, cast
 
@@ -10,10 +10,11 @@ from beanie import PydanticObjectId
 from pymongo import ReturnDocument
 from pymongo.errors import DuplicateKeyError
 
+from admin_api.users.deletion import is_staying
 from admin_api.users.schemas import ApiKeyChanges, Lifetime, NewApiKey, ProfileChanges
 from proxy import security
 from proxy.documents import ApiKeyDocument, User
-from proxy.errors import InvalidRequest, NotFound
+from proxy.errors import InvalidRequest, NotFound, Unauthenticated
 
 MOST_FAVORITES = 10
 MOST_KEYS_LISTED = 100
@@ -40,22 +41,26 @@ async def toggle_favorite(
 
     Raises `NotFound` for a model that is neither known nor a favourite, `InvalidRequest` at the most allowed.
     """
-    users, field = User.get_pymongo_collection(), "preferences.favoriteModels"
-    after: dict[str, Any] = {"projection": {field: 1}, "return_document": ReturnDocument.AFTER}
-    removed = await users.find_one_and_update(
-        {"_id": user_id, field: model_id}, {"$pull": {field: model_id}}, **after
+    field = "preferences.favoriteModels"
+    possible: list[dict[str, Any]] = [{field: model_id}]
+    if is_known:
+        possible.append({f"{field}.{MOST_FAVORITES - 1}": {"$exists": False}})
+    favorites, named = f"${field}", {"$literal": model_id}  # a model may be called anything
+    others = {"$filter": {"input": favorites, "cond": {"$ne": ["$$this", named]}}}
+    with_it = {"$concatArrays": [favorites, [named]]}
+    # In one step, so that two clicks at once are one after the other.
+    toggled = await User.get_pymongo_collection().find_one_and_update(
+        {"_id": user_id, "$or": possible},
+        [{"$set": {field: {"$cond": [{"$in": [named, favorites]}, others, with_it]}}}],
+        projection={field: 1},
+        return_document=ReturnDocument.AFTER,
     )
-    if removed is not None:
-        return False, removed["preferences"]["favoriteModels"]
-    if not is_known:
+    if toggled is None and not is_known:
         raise NotFound("Model not found")
-    has_room = {f"{field}.{MOST_FAVORITES - 1}": {"$exists": False}}
-    added = await users.find_one_and_update(
-        {"_id": user_id, field: {"$ne": model_id}, **has_room}, {"$push": {field: model_id}}, **after
-    )
-    if added is None:
+    if toggled is None:
         raise InvalidRequest(f"Maximum {MOST_FAVORITES} favorite models allowed")
-    return True, added["preferences"]["favoriteModels"]
+    chosen = toggled["preferences"]["favoriteModels"]
+    return model_id in chosen, chosen
 
 
 async def create_api_key(
@@ -63,7 +68,8 @@ async def create_api_key(
 ) -> tuple[str, ApiKeyDocument]:
     """Make a key and return its secret, which is not stored, beside it.
 
-    Raises `InvalidRequest` when the user has `most` active keys, however many are made at once.
+    Raises `InvalidRequest` when the user has `most` active keys, however many are made at once, and
+    `Unauthenticated` when his account has been deleted meanwhile.
     """
     key = security.new_api_key()
     lifetime = _LIFETIMES[wish.expiresIn]
@@ -84,14 +90,41 @@ async def create_api_key(
             await document.insert()
         except DuplicateKeyError:
             continue  # another request has just taken this place; there are only `most` of them
+        if not await is_staying(user_id):
+            await document.delete()
+            raise Unauthenticated("This account has been deleted.")
         return key.secret, document
     raise InvalidRequest(f"Maximum {most} active API keys allowed")
 
 
-async def list_api_keys(user_id: PydanticObjectId) -> list[ApiKeyDocument]:
-    """Return a user's keys, the newest first."""
-    keys = ApiKeyDocument.find(ApiKeyDocument.userId == user_id).sort("-createdAt")
-    return await keys.limit(MOST_KEYS_LISTED).to_list()
+async def list_api_keys(owners: Sequence[PydanticObjectId]) -> dict[PydanticObjectId, list[ApiKeyDocument]]:
+    """Return the keys of each of these users that exists: those that have a place first, each part the newest first.
+
+    So no number of keys that are revoked or expired hides one that works.
+    """
+    # For each owner by the index, so that a thousand keys of one are neither read nor missing of another's.
+    first = [{"$sort": {"slot": -1, "createdAt": -1}}, {"$limit": MOST_KEYS_LISTED}]
+    join = {
+        "from": ApiKeyDocument.Settings.name,
+        "localField": "_id",
+        "foreignField": "userId",
+        "pipeline": first,
+        "as": "keys",
+    }
+    stages: list[dict[str, Any]] = [
+        {"$match": {"_id": {"$in": list(owners)}}},
+        {"$project": {"_id": 1}},
+        {"$lookup": join},
+    ]
+    found = await User.get_pymongo_collection().aggregate(stages)
+    return {
+        owner["_id"]: sorted(
+            map(ApiKeyDocument.model_validate, owner["keys"]),
+            key=lambda key: (key.slot is not None, key.createdAt),
+            reverse=True,
+        )
+        async for owner in found
+    }
 
 
 async def change_api_key(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -24,13 +25,14 @@ async def describe_use(
     since = (now - timedelta(days=PERIODS[period])).replace(hour=0, minute=0, second=0, microsecond=0)
     selection = Selection(user_id=str(user_id), since=since)
     total = await statistics.total(gateway.database, selection)
+    chats = await statistics.total(gateway.database, replace(selection, chat_only=True))
     models = await statistics.by_model(gateway.database, selection)
     days = dict(await statistics.by_day(gateway.database, selection))
     messages = await _messages_by_day(user_id, since)
     sessions = await _active_sessions(user_id, since)
     return {
         "period": period,
-        "overview": _overview(total, sessions, sum(messages.values())),
+        "overview": _overview(total, chats, sessions, sum(messages.values())),
         "modelUsage": [_of_model(gateway, *row) for row in models],
         "dailyUsage": [
             _of_day(day, days.get(day, Used()), messages.get(day, 0)) for day in sorted({*days, *messages})
@@ -39,7 +41,7 @@ async def describe_use(
     }
 
 
-def _overview(used: Used, sessions: int, messages: int) -> dict[str, Any]:
+def _overview(used: Used, chats: Used, sessions: int, messages: int) -> dict[str, Any]:
     return {
         "totalSessions": sessions,
         "totalMessages": messages,
@@ -49,7 +51,7 @@ def _overview(used: Used, sessions: int, messages: int) -> dict[str, Any]:
         "completionTokens": used.completion_tokens,
         "totalCostUSD": float(used.cost_usd),
         "totalCostINR": float(used.cost_inr),
-        "avgTokensPerSession": used.tokens / sessions if sessions else 0,
+        "avgTokensPerSession": chats.tokens / sessions if sessions else 0,
         "avgMessagesPerSession": messages / sessions if sessions else 0,
     }
 

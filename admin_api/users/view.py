@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from decimal import Decimal
 from typing import Any
 
+from beanie import PydanticObjectId
+
+from admin_api.users.service import list_api_keys
 from proxy.documents import ApiKeyDocument, User
 from proxy.gateway import Gateway
 from proxy.metering.contract import Standing
-
-_MOST_KEYS = 100
 
 
 async def view_user(user: User, gateway: Gateway) -> dict[str, Any]:
@@ -21,13 +22,13 @@ async def view_user(user: User, gateway: Gateway) -> dict[str, Any]:
 
 async def view_users(users: Sequence[User], gateway: Gateway) -> list[dict[str, Any]]:
     """Render users likewise, with two queries however many they are."""
-    ids = [str(user.id) for user in users]
-    standings = await gateway.meter.standings(ids, gateway.clock())
-    owners = {"$in": [user.id for user in users]}
-    keys: dict[str, list[ApiKeyDocument]] = {each: [] for each in ids}
-    async for key in ApiKeyDocument.find({"userId": owners}).sort("-createdAt").limit(_MOST_KEYS * len(ids)):
-        keys[str(key.userId)].append(key)
-    return [_view(user, gateway, standings[str(user.id)], keys[str(user.id)]) for user in users]
+    ids = [PydanticObjectId(user.id) for user in users]
+    standings = await gateway.meter.standings([str(user_id) for user_id in ids], gateway.clock())
+    keys = await list_api_keys(ids)
+    return [
+        _view(user, gateway, standings[str(user_id)], keys.get(user_id, []))
+        for user, user_id in zip(users, ids, strict=True)
+    ]
 
 
 def _view(user: User, gateway: Gateway, standing: Standing, keys: Sequence[ApiKeyDocument]) -> dict[str, Any]:
@@ -61,7 +62,7 @@ def _view(user: User, gateway: Gateway, standing: Standing, keys: Sequence[ApiKe
             "lastActive": user.stats.lastActive,
             "loginCount": user.stats.loginCount,
         },
-        "apiKeys": [view_api_key(key) for key in keys[:_MOST_KEYS]],
+        "apiKeys": [view_api_key(key) for key in keys],
         "credits": requests_left,
         "tokens": {"balance": tokens_left, "used": standing.monthly_tokens},
         "createdAt": user.createdAt,

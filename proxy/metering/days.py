@@ -17,7 +17,10 @@ from pymongo.asynchronous.collection import AsyncCollection
 from proxy.database import Database
 from proxy.metering.rollups import AMOUNTS, ROLLUPS
 
-DAYS = "usagedays"
+DAYS = "usagesums"
+NAMES = ("chat", "model", "provider")
+"""What a day's use is summed by."""
+
 TOP = 50
 """So many of a day's users are kept, those with the most tokens."""
 
@@ -31,7 +34,8 @@ Day = Mapping[str, Any]
 async def sums(database: Database, since: str) -> list[Day]:
     """Return what was used on every day from `since` (`YYYY-MM-DD`) on, oldest first; days without use are left out.
 
-    A day's `_id` is its date, `rows` are its sums by provider, model and whether it was a chat, `top` its first users.
+    A day's `_id` is its date, `NAMES` and `AMOUNTS` are the columns of its sums, and `topUsers` with `topTokens` those
+    of its first users: BSON takes three times as long to decode as rows.
     """
     # A look at the index for each day; what lost workers leave is booked on a day of 1970, so that years may lie between.
     used = await database[ROLLUPS].distinct("day", {"day": {"$gte": since}})
@@ -56,6 +60,11 @@ async def kept(
     return [known.get(day) or await _make(collection, day, make) for day in days]
 
 
+async def forget(collection: AsyncCollection[dict[str, Any]], days: Sequence[str]) -> None:
+    """Let days be made anew when somebody asks, since what they sum has changed."""
+    await collection.delete_many({"_id": {"$in": list(days)}})
+
+
 async def _make(
     collection: AsyncCollection[dict[str, Any]], day: str, make: Callable[[str], Awaitable[dict[str, Any]]]
 ) -> Day:
@@ -76,7 +85,7 @@ async def _make(
 
 async def _sum(database: Database, day: str) -> dict[str, Any]:
     amounts = {name: {"$sum": f"${name}"} for name in AMOUNTS}
-    names = {name: f"${name}" for name in ("provider", "model", "chat")}
+    names = {name: f"${name}" for name in NAMES}
     stages: list[Mapping[str, Any]] = [
         {"$match": {"day": day}},
         {
@@ -92,4 +101,10 @@ async def _sum(database: Database, day: str) -> dict[str, Any]:
     ]
     cursor = await database[ROLLUPS].aggregate(stages)
     (found,) = await cursor.to_list()
-    return found
+    rows, top = found["rows"], found["top"]
+    return {
+        **{name: [row["_id"][name] for row in rows] for name in NAMES},
+        **{name: [row[name] for row in rows] for name in AMOUNTS},
+        "topUsers": [user["_id"] for user in top],
+        "topTokens": [user["tokens"] for user in top],
+    }

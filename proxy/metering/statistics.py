@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from proxy.core.pricing import from_pico
 from proxy.database import Database
 from proxy.metering import days
+from proxy.metering.days import NAMES
 from proxy.metering.event import whole
 from proxy.metering.rollups import AMOUNTS, ROLLUPS, session_key
 
@@ -87,12 +88,11 @@ async def everybody(database: Database, since: datetime | None) -> Everybody:
     of_models: defaultdict[tuple[bool, str, str], list[Amounts]] = defaultdict(list)
     tokens: Counter[str] = Counter()
     for day in await days.sums(database, _first_day(since)):
-        tokens.update({user["_id"]: user["tokens"] for user in day["top"]})
-        for row in day["rows"]:
-            names, amounts = row["_id"], _amounts_of(row)
-            is_chat = bool(names["chat"])
-            of_days[is_chat, day["_id"]].append(amounts)
-            of_models[is_chat, names["model"], names["provider"]].append(amounts)
+        tokens.update(dict(zip(day["topUsers"], day["topTokens"], strict=True)))
+        names, amounts = (zip(*(day[name] for name in columns), strict=True) for columns in (NAMES, AMOUNTS))
+        for place, row in zip(names, amounts, strict=True):
+            of_days[place[0], day["_id"]].append(row)
+            of_models[place].append(row)
     found = Everybody({True: {}, False: {}}, {True: {}, False: {}}, tokens)
     for (is_chat, name), rows in of_days.items():
         found.days[is_chat][name] = _sum(rows)

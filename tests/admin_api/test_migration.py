@@ -135,6 +135,16 @@ async def test_users_chats_and_messages_become_ours(mongodb_uri: str) -> None:
         assert await ChatMessage.find(ChatMessage.sessionId == rebuilt.id).count() == 2
 
 
+async def test_a_chat_that_is_being_deleted_becomes_none_again(mongodb_uri: str) -> None:
+    """What is left of it stays what it is, for the next start to finish."""
+    async with store(mongodb_uri) as ours:
+        await write_original(ours, "openai/gpt-4o", far=datetime.now(UTC) + SOON)
+        left = {"_id": ObjectId(), "sessionId": "chat_9", "deletedOf": ASHA}
+        await ours["chatsessions"].insert_one(left)
+        await migrated(ours)
+        assert await ours["chatsessions"].find_one({"_id": left["_id"]}) == left
+
+
 async def test_nothing_deletes_or_refuses_any_more(mongodb_uri: str) -> None:
     """The indexes that delete, and the unique ones that contradict ours, are gone; what is not ours is untouched."""
     async with store(mongodb_uri) as ours:

@@ -150,6 +150,7 @@ async def test_a_model_is_edited(mongodb_uri: str, *, encode: bool) -> None:
         assert changed.json()["data"]["model"]["status"] == "beta"
         for body in (
             {"pricing": {"input": -1}},
+            {"pricing": {"output": 5e-324}},
             {"status": "gone"},
             {"isAvailable": "no"},
             {"provider": "x"},

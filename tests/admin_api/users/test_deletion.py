@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 
+import pytest
+
+from admin_api.chat.schemas import NewSession
+from admin_api.chat.service import create_session
 from admin_api.users import deletion
+from admin_api.users.schemas import NewApiKey
+from admin_api.users.service import create_api_key
 from proxy.clock import utc_now
 from proxy.core.routing import Role
 from proxy.documents import User
+from proxy.errors import Unauthenticated
 from tests.admin_api.accounts import Account, is_good, message_of, signed_in, token_of
 from tests.admin_api.playground import FREE, Playground, playground
 from tests.admin_api.users.test_statistics import settled
@@ -99,6 +107,21 @@ async def test_what_a_crash_left_is_finished_at_the_next_start(mongodb_uri: str)
             assert left.pop("usageevents") == 1
             assert set(left.values()) == {0}
         assert min((await left_of(place, alive)).values()) == 1
+
+
+async def test_what_is_made_meanwhile_goes_too(mongodb_uri: str) -> None:
+    """An API key or a chat that is stored when its owner's account is going, or gone, does not outlive it."""
+    async with playground(mongodb_uri) as place:
+        account = await signed_in(place.gateway)
+        now = utc_now()
+        for step in (partial(deletion.mark, now=now), deletion.finish):
+            await step(account.id)
+            with pytest.raises(Unauthenticated):
+                await create_api_key(account.id, NewApiKey(name="late"), most=5, now=now)
+            with pytest.raises(Unauthenticated):
+                await create_session(account.id, NewSession(), place.gateway.parts.settings.chat, now=now)
+            left = await left_of(place, account)
+            assert (left["apikeys"], left["chatsessions"]) == (0, 0)
 
 
 async def test_the_last_admin_stays(mongodb_uri: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from datetime import datetime, timedelta
+from decimal import Decimal
 from typing import Any
 
 from proxy.clock import utc_now
@@ -148,6 +149,12 @@ async def test_favorites(mongodb_uri: str) -> None:
         gone = await account.send("POST", "/api/user/favorites/gone/model")
         assert gone.json()["data"]["favoriteModels"] == [second]
 
+        for _ in range(5):
+            path = f"/api/user/favorites/{first}"
+            clicks = await asyncio.gather(account.send("POST", path), account.send("POST", path))
+            assert [click.status_code for click in clicks] == [200, 200]
+            assert {click.json()["data"]["isFavorite"] for click in clicks} == {True, False}
+
         others = ids[2:22]
         answers = await asyncio.gather(
             *(account.send("POST", f"/api/user/favorites/{name}") for name in others)
@@ -206,6 +213,32 @@ async def test_api_keys(mongodb_uri: str) -> None:
         assert key["isActive"] is False
 
 
+async def test_no_number_of_old_keys_hides_one_that_works(mongodb_uri: str) -> None:
+    """Keys that work are listed first, however many newer ones were revoked or expired, and another user's likewise."""
+    async with running_gateway(mongodb_uri) as gateway:
+        admin, busy, other = [await signed_in(gateway, role) for role in (Role.ADMIN, Role.USER, Role.USER)]
+        for name in ("first", "second"):
+            await busy.send("POST", "/api/user/api-keys", {"name": name, "dailyBudget": 2.5})
+        await other.send("POST", "/api/user/api-keys", {"name": "other's"})
+        keys, later = gateway.parts.database["apikeys"], utc_now() + timedelta(hours=1)
+        past = {"userId": busy.id, "lastFour": "1234", "createdAt": later, "expiresAt": utc_now()}
+        await keys.insert_many(
+            {**past, "name": f"past {number}", "digest": f"{number}", "isActive": number % 2 == 0}
+            for number in range(400)
+        )
+        listed = (await busy.send("GET", "/api/user/api-keys")).json()
+        assert listed["results"] == 100
+        assert [key["name"] for key in listed["data"]["apiKeys"]][:2] == ["second", "first"]
+        assert listed["data"]["apiKeys"][0]["dailyBudget"] == 2.5
+        me = (await busy.send("GET", "/api/auth/me")).json()["data"]["user"]
+        assert me["apiKeys"] == listed["data"]["apiKeys"]
+        users = (await admin.send("GET", "/api/admin/users")).json()["data"]["users"]
+        shown = {user["id"]: [key["name"] for key in user["apiKeys"]] for user in users}
+        assert shown[str(busy.id)][:2] == ["second", "first"]
+        assert shown[str(other.id)] == ["other's"]
+        assert shown[str(admin.id)] == []
+
+
 NO_KEYS: list[Any] = [
     {},
     {"name": ""},
@@ -243,6 +276,40 @@ async def test_a_key_is_only_what_can_be_asked_for(mongodb_uri: str) -> None:
             refused = await account.send("POST", "/api/user/api-keys", body)
             assert message_of(refused, 400, "VALIDATION_ERROR"), body
         assert await ApiKeyDocument.count() == 0
+
+
+async def test_a_budget_is_whole_pico_dollars(mongodb_uri: str) -> None:
+    """What the books cannot count, or nobody spends, is a 400 that says why; what they can is kept to the last digit."""
+    budgets = ("dailyBudget", "weeklyBudget", "monthlyBudget", "totalBudget")
+    async with running_gateway(mongodb_uri) as gateway:
+        account = await signed_in(gateway)
+        for budget in budgets:
+            for amount, reason in (
+                ("1e-7000", "no more than 12 decimal places"),
+                ("1e-44", "no more than 12 decimal places"),
+                (1e-13, "no more than 12 decimal places"),
+                (f"0.{'1' * 35}", "no more than 12 decimal places"),
+                (f"100000.{'0' * 40}1", "no more than 12 decimal places"),
+                (0, "greater than 0"),
+                ("-1e-12", "greater than 0"),
+                ("1000000.000000000001", "less than or equal to 1000000"),
+                ("9" * 400, "less than or equal to 1000000"),
+                ("NaN", "finite number"),
+                ("much", "must be a number of US dollars"),
+                (True, "must be a number of US dollars"),
+            ):
+                refused = await account.send("POST", "/api/user/api-keys", {"name": "x", budget: amount})
+                assert message_of(refused, 400, "VALIDATION_ERROR").startswith(
+                    f"Validation failed: {budget}: "
+                )
+                assert reason in message_of(refused, 400)
+        assert await ApiKeyDocument.count() == 0
+        amounts = ("1e-12", "999999.999999999999", f"0.1{'0' * 60}", 0.1)
+        wish = {"name": "x", **dict(zip(budgets, amounts, strict=True))}
+        assert (await account.send("POST", "/api/user/api-keys", wish)).status_code == 201
+        (stored,) = await gateway.parts.database["apikeys"].find().to_list()
+        for budget, wanted in zip(budgets, amounts, strict=True):
+            assert stored[budget].to_decimal() == Decimal(str(wanted))
 
 
 NO_KEY_CHANGES: list[Any] = [

@@ -1,4 +1,4 @@
-"""Tests of admin_api/chat/expiry.py."""
+"""Tests of admin_api/chat/deletion.py: a session goes with its messages, whoever deletes it and whatever dies."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 
 from bson import ObjectId
 
-from admin_api.chat.expiry import delete_expired
+from admin_api.chat.deletion import mark_expired
 from proxy.clock import utc_now
 from proxy.settings import ChatSection
 from tests.admin_api.playground import FREE, playground
@@ -32,8 +32,10 @@ async def test_unused_sessions_go_with_their_messages(mongodb_uri: str) -> None:
         shown = (await person.get(f"/api/chat/sessions/{used}")).json()["data"]["session"]
         expires = datetime.fromisoformat(shown["expiresAt"])
         assert timedelta(days=29, hours=23) < expires - clock["now"] <= timedelta(days=30, seconds=1)
-        assert await delete_expired(clock["now"], 30) == 0
-        assert await delete_expired(now + timedelta(days=31), 30) == 2
+        assert await mark_expired(clock["now"], 30) == 0
+        assert await mark_expired(now + timedelta(days=31), 30) == 2
+        assert await mark_expired(now + timedelta(days=31), 30) == 0
+        assert await play.gateway.app.ctx.deletions.finish_all() == 2
         assert (await person.get(f"/api/chat/sessions/{old}")).status_code == 404
         assert {str(m["sessionId"]) for m in await play.documents("chatmessages")} == {used}
         assert [str(s["_id"]) for s in await play.documents("chatsessions")] == [used]
