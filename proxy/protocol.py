@@ -182,9 +182,9 @@ class StrictHttp(Http):
             return
         self.keep_alive = False
         response.headers["connection"] = "close"
+        await self._send(format_http1_response(response.status, response.processed_headers))
         self.response_func = self._send_as_it_is
         self.stage = Stage.RESPONSE
-        await self._send(format_http1_response(response.status, response.processed_headers))
         await self._send_as_it_is(data, end_stream)
 
     async def _send_hot(self, response: HotResponse, data: bytes, *, is_whole: bool) -> None:
@@ -192,8 +192,9 @@ class StrictHttp(Http):
         head = response.head(len(data) if is_whole else None, keep_alive=self.keep_alive)
         if data and not is_whole:
             data = b"%x\r\n%b\r\n" % (len(data), data)
-        self.response_func = None if is_whole else self.http1_response_chunked
         await self._send(head + data)
+        # Only now: whoever waited for room may have been cancelled, and then the head is still to be sent.
+        self.response_func = None if is_whole else self.http1_response_chunked
         self.stage = Stage.IDLE if is_whole else Stage.RESPONSE
 
     def send_now(self, data: bytes) -> bool:

@@ -70,6 +70,12 @@ class StreamingClient:
         self._response: HTTPResponse | None = None
         self._stream: Any = request.stream
 
+    @property
+    def has_room(self) -> bool:
+        """Say whether the connection takes more at once; an ASGI server does not tell."""
+        stream = self._stream
+        return not isinstance(stream, StrictHttp) or stream.protocol.has_room
+
     async def start(self, headers: Mapping[str, str]) -> None:
         """Send the head of the answer."""
         if self._is_gone():
