@@ -125,7 +125,7 @@ class StrictHttp(Http):
             return
         if (expected := headers.get("expect")) is not None:
             if expected.lower() != "100-continue":
-                raise ExpectationFailed(f"Unknown Expect: {expected}")
+                raise ExpectationFailed("`Expect` may only be `100-continue`.")
             self.expecting_continue = True
         if coding == "chunked":
             self.request_body = "chunked"

@@ -102,6 +102,25 @@ async def test_the_old_protocol(mongodb_uri: str) -> None:
         assert stream.endswith(b"data: [DONE]\n\n")
 
 
+async def test_an_expectation_that_nobody_meets(mongodb_uri: str) -> None:
+    """Whatever bytes stand in `Expect`, the answer is 400 in the shape of the path, and repeats none of them."""
+    async with running_gateway(mongodb_uri) as gateway:
+        for path, mark in (
+            (b"/v1/chat/completions", b'"param":null'),
+            (b"/v1/messages", b'{"type":"error","error":{'),
+            (b"/api/auth/login", b'"code":"VALIDATION_ERROR"'),
+        ):
+            for given in (b"\xff", b"\xed\xa0\xbd", b"200-ok"):
+                head = b"POST %b HTTP/1.1\r\nHost: x\r\nExpect: %b\r\nContent-Length: 9\r\n\r\n" % (
+                    path,
+                    given,
+                )
+                answer = await exchange(gateway.base_url, head)
+                assert statuses(answer) == [400], (path, answer)
+                assert mark in answer, (path, answer)
+                assert given not in answer
+
+
 async def test_bodies_and_heads_have_limits(mongodb_uri: str) -> None:
     """What is too large is refused from its Content-Length, before it is sent; a chat may be larger than the rest."""
     async with running_gateway(mongodb_uri, limits={"chat_body_bytes": 200_000}) as gateway:
