@@ -42,10 +42,10 @@ class Dispatch:
             request.route = route
             is_begun = True
             response = await self._begin(request)
+            if http.request_body and not route.extra.ignore_body:
+                request.ctx.is_begun = True
+                request.body = await http.receive_body(getattr(route.ctx, "admit", None))
             if response is None:
-                if http.request_body and not route.extra.ignore_body:
-                    request.ctx.is_begun = True
-                    request.body = await http.receive_body(getattr(route.ctx, "admit", None))
                 response = await handler(request, **arguments)
             if response is not None and not request.responded:
                 await self.respond(request, response)
