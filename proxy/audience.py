@@ -62,14 +62,19 @@ class Audience:
         try:
             async with self._writing:
                 if not self.has_started:
-                    self.has_started = True
                     await self._client.start(self.headers)
+                    self.has_started = True
                 await send(data)
                 self._last_sent = self._loop.time()
         except ClientGone:
             self.is_gone = True
 
     async def keep_alive(self, silence: float) -> None:
-        """Send a comment if nothing was sent for that many seconds, so that no proxy cuts the stream."""
-        if self._loop.time() - self._last_sent >= silence and not self.is_slow:
+        """Send a comment if nothing was sent for that many seconds, so that no proxy cuts the stream.
+
+        One that would have to wait is of no use: so much is on its way that the client has yet to read. And whoever
+        is told that a stream has begun can get no other answer any more.
+        """
+        is_silent = self._loop.time() - self._last_sent >= silence
+        if is_silent and not self.is_slow and self._client.has_room:
             await self.send(_KEEP_ALIVE)

@@ -12,6 +12,7 @@ class Bounds(BaseModel):
 
     most: int = Field(default=2_000, ge=1)
     body_bytes: int = Field(default=64 * 2**10, ge=1024)
+    arriving_bytes: int = Field(default=256 * 2**20, ge=1024)
     head_seconds: float = Field(default=10, gt=0)
     body_seconds: float = Field(default=120, gt=0)
     reader_seconds: float = Field(default=30, gt=0)

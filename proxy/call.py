@@ -32,6 +32,11 @@ class ClientGone(Exception):
 class Client(Protocol):
     """Where the answer of a stream goes."""
 
+    @property
+    def has_room(self) -> bool:
+        """Say whether a piece would be sent at once, as far as anybody knows."""
+        ...
+
     async def start(self, headers: Mapping[str, str]) -> None:
         """Begin the answer with status 200; raise `ClientGone`."""
 

@@ -17,6 +17,7 @@ from sanic.http import Http, Stage
 from sanic.response import BaseHTTPResponse
 
 from proxy.handlers.headers import HotResponse
+from proxy.incoming import Incoming
 
 Begin = Callable[[Request], Awaitable[HTTPResponse | None]]
 End = Callable[[Request, BaseHTTPResponse], None]
@@ -30,19 +31,20 @@ class Dispatch:
         self._app = app
         self._begin = begin
         self._end = end
-        app.on_request(begin)
+        app.on_request(self._begin_once)
         app.on_response(end)  # type: ignore[no-untyped-call]  # Sanic has no annotation here
 
-    async def answer(self, request: Request, http: Http) -> None:
+    async def answer(self, request: Request, http: Incoming) -> None:
         """Answer a request, with an error if need be."""
         is_begun = False
         try:
             route, handler, arguments = self._app.router.get(request.path, request.method, None)
             request.route = route
-            if http.request_body and not route.extra.ignore_body:
-                await request.receive_body()  # type: ignore[no-untyped-call]  # Sanic has no annotation here
             is_begun = True
             response = await self._begin(request)
+            if http.request_body and not route.extra.ignore_body:
+                request.ctx.is_begun = True
+                request.body = await http.receive_body(getattr(route.ctx, "admit", None))
             if response is None:
                 response = await handler(request, **arguments)
             if response is not None and not request.responded:
@@ -50,6 +52,10 @@ class Dispatch:
             await _send(http)
         except Exception as exc:  # noqa: BLE001  the outermost one: whatever it is, it is rendered
             await self._app.handle_exception(request, exc, run_middleware=not is_begun)
+
+    async def _begin_once(self, request: Request) -> HTTPResponse | None:
+        """Begin a request that goes Sanic's way, unless it is one of ours whose body was waited for too long."""
+        return None if getattr(request.ctx, "is_begun", False) else await self._begin(request)
 
     async def respond(self, request: Request, response: HTTPResponse) -> None:
         """Make this a request's answer; it is sent when a part of it is."""

@@ -28,13 +28,18 @@ class Sender(Protocol):
 
 
 class Door:
-    """The way into a server."""
+    """The way into a server.
+
+    `arriving_bytes` are those that have come of bodies of which there is more to come.
+    """
 
     def __init__(self, bounds: Bounds, *, chat_body_bytes: int, answer_seconds: float) -> None:
         """Open the door; `answer_seconds` is what the most patient answer may take."""
         self.bounds = bounds
         self.chat_body_bytes = chat_body_bytes
         self.least_body_bytes = min(chat_body_bytes, bounds.body_bytes)
+        self.most_arriving_bytes = max(chat_body_bytes, bounds.arriving_bytes)
+        self.arriving_bytes = 0
         self.answer_seconds = answer_seconds
         self.is_draining = False
         self.senders: Together[Sender] = Together(_flush_all)

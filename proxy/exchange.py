@@ -91,9 +91,10 @@ class Exchange:
         """Try the targets until one serves; return the failure of the last one tried."""
         health, targets = self._services.health, self._plan.targets
         itinerary, failure = Itinerary(len(targets), health.retries), None
+        wish = self._plan.asked.body.get("provider")
         while (step := itinerary.next()) is not None and await self._is_time_for(step):
             self._go_to(targets[step.position])
-            admission = health.admit(self._target, is_retry=step.is_retry)
+            admission = health.admit(self._target, wish, is_retry=step.is_retry)
             if isinstance(admission, Spared):
                 failure = failure or self._spared(admission)
                 continue

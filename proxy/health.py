@@ -1,22 +1,26 @@
 """What this process knows of its targets' health: who may be asked now, with which key, and what has come of it.
 
-A breaker stands before every target (one model of one provider), a ring of API keys and a budget of retries before
-every provider. All of it is in memory and this process's own: each worker learns by itself, within a few requests.
+A breaker stands before every target (one model of one provider), and one of its own before each choice of backings that
+a caller makes there (`:groq`, or `provider` in the body); a ring of API keys and a budget of retries before every
+provider. All of it is in memory and this process's own: each worker learns by itself, within a few requests.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import orjson
 import structlog
 
 from plugins.contract import Failure, FailureKind
 from proxy.core.breaker import Breaker, BreakerPolicy, State
 from proxy.core.retries import RetryBudget, RetryPolicy, is_of_the_key
 from proxy.core.routing import Target
+from proxy.logs import one_line
 from proxy.metrics import Metrics, TargetSeries
 from proxy.relay import Endpoint
 from proxy.routes import Resilience, SetAside
@@ -32,6 +36,8 @@ _SICK = _REFUSED_KEY | {
 _WELL = frozenset({FailureKind.INVALID_REQUEST, FailureKind.TOO_LARGE, FailureKind.MODERATION})
 """Refusals that a healthy target makes; the kinds that are in neither set tell nothing."""
 
+_MOST_CHOICES = 1_000
+
 log = structlog.get_logger(__name__)
 
 
@@ -43,17 +49,22 @@ class Spared:
 
 
 class Standing:
-    """What is kept of one target: its breaker, and its series, which to look up by labels takes long."""
+    """What is kept of one way to a target: its breaker, and the target's series, which to look up by labels takes long."""
 
-    def __init__(self, name: str, model: str, policy: BreakerPolicy, metrics: Metrics) -> None:
-        """Begin in good health."""
-        self.name = name
-        self.model = model
+    def __init__(
+        self, target: Target, policy: BreakerPolicy, metrics: Metrics, *, common: Standing | None = None
+    ) -> None:
+        """Begin in good health; `common` is what is kept of the target, where this is a way that a caller has chosen."""
+        self.name = target.entry.provider
+        self.model = target.entry.info.id
+        self.asked = target.model
         self.breaker = Breaker(policy)
-        self.series = TargetSeries(metrics, name, model)
-        self._metrics = metrics
+        self.series: TargetSeries = common.series if common else TargetSeries(metrics, self.name, self.model)
+        # There are as many ways as callers can think of, so none of them has series of its own.
+        self._metrics = None if common else metrics
         self._shown = State.CLOSED
-        metrics.breaker_state.labels(name, model).set(_STATES[State.CLOSED])
+        if self._metrics is not None:
+            self._metrics.breaker_state.labels(self.name, self.model).set(_STATES[State.CLOSED])
 
     def report(self) -> None:
         """Tell the operator if the breaker has changed its state."""
@@ -61,9 +72,10 @@ class Standing:
         if state is self._shown:
             return
         self._shown = state
-        self._metrics.breaker_state.labels(self.name, self.model).set(_STATES[state])
-        self._metrics.breaker_changes.labels(self.name, self.model, state).inc()
-        log.warning("a breaker has changed", provider=self.name, model=self.model, state=str(state))
+        if self._metrics is not None:
+            self._metrics.breaker_state.labels(self.name, self.model).set(_STATES[state])
+            self._metrics.breaker_changes.labels(self.name, self.model, state).inc()
+        log.warning("a breaker has changed", provider=self.name, model=one_line(self.asked), state=str(state))
 
 
 class Health:
@@ -77,13 +89,17 @@ class Health:
         self._endpoints = endpoints
         self._policy = rules.breaker.policy
         self._standings: dict[tuple[str, str], Standing] = {}
+        self._chosen: OrderedDict[tuple[str, str, int], Standing] = OrderedDict()
         share, burst = rules.retries.budget, rules.retries.burst
         self._budgets = {name: RetryBudget(share, burst) for name in endpoints}
         self.report_keys()
 
-    def admit(self, target: Target, *, is_retry: bool) -> Admission | Spared:
-        """Admit a request to a target, unless its breaker is open or its provider's retries are used up."""
-        standing, now = self._standing(target), asyncio.get_running_loop().time()
+    def admit(self, target: Target, wish: object, *, is_retry: bool) -> Admission | Spared:
+        """Admit a request to a target, unless its breaker is open or its provider's retries are used up.
+
+        `wish` is what the caller wants of the target's backings, if he says so beside the model.
+        """
+        standing, now = self._standing(target, wish), asyncio.get_running_loop().time()
         budget = self._budgets[standing.name]
         if is_retry and not budget.withdraw():
             return Spared(0.0)
@@ -110,21 +126,37 @@ class Health:
             "apiKeys": {"total": len(keys.keys), "setAside": keys.count_set_aside(now)},
             "breakers": [
                 {
-                    "model": each.model,
+                    "model": each.asked,
                     "state": str(each.breaker.state),
                     "seconds": each.breaker.wait(now),
                 }
-                for each in self._standings.values()
+                for each in (*self._standings.values(), *self._chosen.values())
                 if each.name == name and each.breaker.state is not State.CLOSED
             ],
         }
 
-    def _standing(self, target: Target) -> Standing:
-        key = (target.entry.provider, target.entry.info.id)
+    def _standing(self, target: Target, wish: object) -> Standing:
+        entry = target.entry
+        key = (entry.provider, entry.info.id)
         standing = self._standings.get(key)
         if standing is None:
             # As many as the catalogue has models, and no more: a target is an entry of it.
-            standing = self._standings[key] = Standing(*key, self._policy, self.metrics)
+            standing = self._standings[key] = Standing(
+                Target(entry, entry.info.id), self._policy, self.metrics
+            )
+        if not wish and target.model == entry.info.id:
+            return standing
+        return self._standing_of_choice(target, wish, standing)
+
+    def _standing_of_choice(self, target: Target, wish: object, common: Standing) -> Standing:
+        """Return what is kept of the way that a caller has chosen: a backing that is ill is nobody else's trouble."""
+        key = (target.entry.provider, target.model, hash(orjson.dumps(wish)))
+        standing = self._chosen.get(key)
+        if standing is None:
+            standing = self._chosen[key] = Standing(target, self._policy, self.metrics, common=common)
+            if len(self._chosen) > _MOST_CHOICES:
+                self._chosen.popitem(last=False)
+        self._chosen.move_to_end(key)
         return standing
 
 

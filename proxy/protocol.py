@@ -12,59 +12,37 @@ three pairs of runs). Heads take 5 to 10 of them, deadlines nothing, and `send` 
 from __future__ import annotations
 
 import asyncio
-import re
-from contextlib import suppress
 from typing import Any
 
 from sanic import Request
-from sanic.exceptions import (
-    BadRequest,
-    ExpectationFailed,
-    PayloadTooLarge,
-    RequestTimeout,
-    SanicException,
-    ServiceUnavailable,
-)
+from sanic.exceptions import BadRequest, RequestTimeout, SanicException, ServiceUnavailable
 from sanic.headers import format_http1_response
-from sanic.http import Http, Stage
-from sanic.http.http1 import HTTP_CONTINUE
+from sanic.http import Stage
 
 from proxy.core import heads
 from proxy.errors import Unavailable
 from proxy.handlers.headers import HotResponse
+from proxy.incoming import Incoming
 from proxy.outgoing import Outgoing
 from proxy.request_log import new_request_id
 
 TICK_SECONDS = 1.0
-LINGER_SECONDS = 2.0
 CROWDED_IDLE_SECONDS = 5.0
 NEW_SECONDS = 0.25
 """How long after a connection was made its first request is waited for, should everything be about to end."""
 
 _PROGRESS_BYTES = 16 * 2**10
 _HEAD_TOO_LARGE = 431
-_LONGEST_CHUNK_HEAD = 256
 _MOST_UNREAD = 2**16
-# The CRLF is the end of what stands before: of the head, or of the chunk.
-_CHUNK_HEAD = re.compile(rb"\r\n[0-9A-Fa-f]{1,15}(?:[ \t]*;[\t -~\x80-\xff]*)?\r\n")
 _VERSIONS = frozenset({"HTTP/1.0", "HTTP/1.1"})
 _ALWAYS_SERVED = frozenset({"/health", "/health/ready", "/metrics"})
 
 
-class StrictHttp(Http):
+class StrictHttp(Incoming):
     """The exchange of requests and answers on one connection."""
 
-    __slots__ = ("body_limit",)
-    protocol: Protocol
-    request_body: Any
-    request_bytes: Any
-    request_bytes_left: Any
+    __slots__ = ()
     response_func: Any
-
-    def init_for_request(self) -> None:
-        """Forget the request before."""
-        super().init_for_request()
-        self.body_limit: int | None = None
 
     async def http1_request_header(self) -> None:
         """Read a whole head, refuse it before anything in it is used, and make the request of it.
@@ -84,10 +62,10 @@ class StrictHttp(Http):
         if fault is not None:
             raise BadRequest(fault)
         request = self._request_of(head)
-        self._expect_body(request)
+        self.expect_body(request)
         # What begins a chunk stays: the CRLF before it.
         del buffer[: end + 2 if self.request_body == "chunked" else end + 4]
-        self._take_small_body(request)
+        self.take_small_body(request)
         self.request, request.stream = request, self
         self.protocol.state["requests_count"] += 1
 
@@ -116,62 +94,10 @@ class StrictHttp(Http):
         self.url = url  # only now: of a bad one, Sanic would make another request for the error's answer
         return request
 
-    def _expect_body(self, request: Request) -> None:
-        """Note how the body comes, if there is one."""
-        headers = request.headers
-        size, coding = headers.get("content-length"), headers.get("transfer-encoding")
-        self.request_bytes_left = self.request_bytes = 0
-        if size is None and coding is None:
-            return
-        if (expected := headers.get("expect")) is not None:
-            if expected.lower() != "100-continue":
-                raise ExpectationFailed(f"Unknown Expect: {expected}")
-            self.expecting_continue = True
-        if coding == "chunked":
-            self.request_body = "chunked"
-        elif coding is None and size is not None:
-            self.request_body = True
-            self.request_bytes_left = self.request_bytes = int(size)
-        else:
-            raise BadRequest("The head of the request is malformed.")
-
-    def _take_small_body(self, request: Request) -> None:
-        """Take a body that has come with its head and that any route may have: reading it later took 1 % of a chat's CPU."""
-        buffer, size = self.recv_buffer, self.request_bytes_left
-        is_here = size <= min(len(buffer), self.protocol.door.least_body_bytes)
-        if self.request_body is True and is_here and not self.expecting_continue:
-            request.body = bytes(buffer[:size])
-            del buffer[:size]
-            self.request_body, self.request_bytes_left = None, 0
-
-    async def read(self) -> bytes | None:
-        """Read a piece of the body, which has a limit that depends on the route and is checked before it is read."""
-        if self._is_body_too_large():
-            await self._refuse_body()
-        if self.expecting_continue:
-            self.expecting_continue = False
-            await self._send(HTTP_CONTINUE)
-        if self.request_body == "chunked" and not self.request_bytes_left:
-            await self._check_chunk_head()
-        return await super().read()
-
-    def _is_body_too_large(self) -> bool:
-        if self.body_limit is None:
-            self.body_limit = self._limit_of_route()
-        self.request_max_size = self.body_limit
-        return bool(self.request_bytes > self.body_limit)
-
-    async def _refuse_body(self) -> None:
-        """Raise, and before that, when the answer is out already, give the client time to read it."""
-        self.keep_alive = self.expecting_continue = False
-        if self.stage is not Stage.HANDLER:
-            await self._linger()
-        raise PayloadTooLarge(f"The body must not be larger than {self.body_limit} bytes.")
-
     async def http1_response_header(self, data: bytes, end_stream: bool) -> None:  # noqa: FBT001  Sanic's signature
         """Send the head of an answer; to HTTP/1.0, which knows no chunks, a stream ends with its connection."""
         response = self.response
-        if self.request_body and self._is_body_too_large():
+        if self.request_body and self.is_body_too_large():
             self.keep_alive = self.expecting_continue = False
         if isinstance(response, HotResponse) and self.request.version == "1.1" and not self.request_body:
             await self._send_hot(response, data or response.body or b"", is_whole=end_stream)
@@ -182,9 +108,9 @@ class StrictHttp(Http):
             return
         self.keep_alive = False
         response.headers["connection"] = "close"
+        await self._send(format_http1_response(response.status, response.processed_headers))
         self.response_func = self._send_as_it_is
         self.stage = Stage.RESPONSE
-        await self._send(format_http1_response(response.status, response.processed_headers))
         await self._send_as_it_is(data, end_stream)
 
     async def _send_hot(self, response: HotResponse, data: bytes, *, is_whole: bool) -> None:
@@ -192,8 +118,9 @@ class StrictHttp(Http):
         head = response.head(len(data) if is_whole else None, keep_alive=self.keep_alive)
         if data and not is_whole:
             data = b"%x\r\n%b\r\n" % (len(data), data)
-        self.response_func = None if is_whole else self.http1_response_chunked
         await self._send(head + data)
+        # Only now: whoever waited for room may have been cancelled, and then the head is still to be sent.
+        self.response_func = None if is_whole else self.http1_response_chunked
         self.stage = Stage.IDLE if is_whole else Stage.RESPONSE
 
     def send_now(self, data: bytes) -> bool:
@@ -209,29 +136,6 @@ class StrictHttp(Http):
             await self._send(data)
         if end_stream:
             self.response_func, self.stage = None, Stage.IDLE
-
-    def _limit_of_route(self) -> int:
-        route, door = self.request.route, self.protocol.door
-        takes_much = route is not None and getattr(route.ctx, "takes_chat", False)
-        return door.chat_body_bytes if takes_much else door.bounds.body_bytes
-
-    async def _check_chunk_head(self) -> None:
-        """Wait for a chunk's first line, and for the end of the chunk before it, and take them by the letter."""
-        buffer = self.recv_buffer
-        while (end := buffer.find(b"\r\n", 2)) < 0 and len(buffer) <= _LONGEST_CHUNK_HEAD:
-            await self._receive_more()
-        if not 0 <= end <= _LONGEST_CHUNK_HEAD or _CHUNK_HEAD.fullmatch(buffer, 0, end + 2) is None:
-            self.keep_alive = False
-            raise BadRequest("The body is badly chunked.")
-
-    async def _linger(self) -> None:
-        """Read on without keeping anything: closing at once would reset the connection, and take the answer along."""
-        self.protocol.shut()
-        with suppress(TimeoutError):
-            async with asyncio.timeout(LINGER_SECONDS):
-                while True:
-                    self.recv_buffer.clear()
-                    await self._receive_more()
 
 
 class Protocol(Outgoing):

@@ -42,6 +42,11 @@ class Browser:
         """Return the answer so far."""
         return "".join(self._text)
 
+    @property
+    def has_room(self) -> bool:
+        """Say that pieces wait in a queue, which takes all."""
+        return True
+
     async def start(self, headers: Mapping[str, str]) -> None:
         """Take note that an answer begins; the browser hears of it with the first piece."""
 

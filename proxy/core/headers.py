@@ -14,6 +14,8 @@ _NAMES = {
     kind: (f"x-ratelimit-limit-{name}", f"x-ratelimit-remaining-{name}", f"x-ratelimit-reset-{name}")
     for kind, name in ((Kind.REQUESTS, "requests"), (Kind.TOKENS, "tokens"))
 }
+RATE_LIMIT_HEADERS = tuple(name for names in _NAMES.values() for name in names)
+"""All of them, those of requests first."""
 
 
 def rate_limit_headers(rules: Sequence[Rule], remaining: Mapping[str, int], now: datetime) -> dict[str, str]:

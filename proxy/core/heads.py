@@ -14,8 +14,9 @@ _NAMES = {
     b"text": rb"[\t -~\x80-\xff]",
 }
 # Read in lower case. Possessive throughout: whatever is sent, every byte is looked at once or twice.
+# An absolute target without a path would have to be given one, and Sanic finds `None` in it.
 _HEAD = re.compile(
-    rb"%(token)s++ [!-~]++ http/1\.[01]\r\n"
+    rb"%(token)s++ (?![a-z]++://[^/?# ]*+[?# ])[!-~]++ http/1\.[01]\r\n"
     rb"(?:(?!host:|content-length:|transfer-encoding:)%(token)s++:%(text)s*+\r\n"
     rb"|(?:host:[ \t]*+%(host)s*+|content-length:[ \t]*+[0-9]{1,15}+|transfer-encoding:[ \t]*+chunked)[ \t]*+\r\n"
     rb")*+" % _NAMES

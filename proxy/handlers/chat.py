@@ -8,6 +8,7 @@ from typing import Any
 from sanic import HTTPResponse, Request
 from sanic.exceptions import RequestCancelled
 
+from proxy.auth import Caller
 from proxy.blueprint import Blueprint
 from proxy.call import ClientGone
 from proxy.completions import Call
@@ -23,35 +24,46 @@ from proxy.protocol import StrictHttp
 blueprint = Blueprint("chat", url_prefix="/v1")
 
 
-@blueprint.post("/chat/completions", ctx_takes_chat=True)
-async def create_chat_completion(request: Request) -> HTTPResponse | None:
-    """Answer a chat request, as a whole or as a stream."""
-    return await _answer(request, CHAT, request.headers.get("authorization"))
-
-
-@blueprint.post("/embeddings", ctx_takes_chat=True)
-async def create_embeddings(request: Request) -> HTTPResponse | None:
-    """Answer with the vectors of texts."""
-    return await _answer(request, EMBEDDINGS, request.headers.get("authorization"))
-
-
-@blueprint.post("/responses", ctx_takes_chat=True)
-async def create_response(request: Request) -> HTTPResponse | None:
-    """Answer a request of OpenAI's newer API, as a whole or as a stream."""
-    return await _answer(request, RESPONSES, request.headers.get("authorization"))
-
-
-@blueprint.post("/messages", ctx_takes_chat=True)
-async def create_message(request: Request) -> HTTPResponse | None:
-    """Answer a request of Anthropic's API, whose clients send the key in a header of its own."""
-    key = request.headers.get("x-api-key")
-    return await _answer(request, MESSAGES, request.headers.get("authorization") or (key and f"Bearer {key}"))
-
-
-async def _answer(request: Request, form: Form, authorization: str | None) -> HTTPResponse | None:
-    gateway = gateway_of(request)
+async def _admit(request: Request, otherwise: str | None = None) -> Caller:
+    """Return who asks, by the head of his request alone; raise what refuses him."""
+    gateway, authorization = gateway_of(request), request.headers.get("authorization") or otherwise
     caller = await gateway.authenticator.caller(authorization, request.ctx.client)
     caller.require("chat")
+    return caller
+
+
+async def _admit_to_messages(request: Request) -> Caller:
+    """Do so for Anthropic's clients, who send the key in a header of its own."""
+    key = request.headers.get("x-api-key")
+    return await _admit(request, key and f"Bearer {key}")
+
+
+@blueprint.post("/chat/completions", ctx_takes_chat=True, ctx_admit=_admit)
+async def create_chat_completion(request: Request) -> HTTPResponse | None:
+    """Answer a chat request, as a whole or as a stream."""
+    return await _answer(request, CHAT, await _admit(request))
+
+
+@blueprint.post("/embeddings", ctx_takes_chat=True, ctx_admit=_admit)
+async def create_embeddings(request: Request) -> HTTPResponse | None:
+    """Answer with the vectors of texts."""
+    return await _answer(request, EMBEDDINGS, await _admit(request))
+
+
+@blueprint.post("/responses", ctx_takes_chat=True, ctx_admit=_admit)
+async def create_response(request: Request) -> HTTPResponse | None:
+    """Answer a request of OpenAI's newer API, as a whole or as a stream."""
+    return await _answer(request, RESPONSES, await _admit(request))
+
+
+@blueprint.post("/messages", ctx_takes_chat=True, ctx_admit=_admit_to_messages)
+async def create_message(request: Request) -> HTTPResponse | None:
+    """Answer a request of Anthropic's API."""
+    return await _answer(request, MESSAGES, await _admit_to_messages(request))
+
+
+async def _answer(request: Request, form: Form, caller: Caller) -> HTTPResponse | None:
+    gateway = gateway_of(request)
     call = Call(request.ctx.id, caller, parse(form, request.body), gateway.clock())
     client = StreamingClient(request)
     answer = await gateway.completions.create(call, client)
@@ -69,6 +81,12 @@ class StreamingClient:
         self._request = request
         self._response: HTTPResponse | None = None
         self._stream: Any = request.stream
+
+    @property
+    def has_room(self) -> bool:
+        """Say whether the connection takes more at once; an ASGI server does not tell."""
+        stream = self._stream
+        return not isinstance(stream, StrictHttp) or stream.protocol.has_room
 
     async def start(self, headers: Mapping[str, str]) -> None:
         """Send the head of the answer."""

@@ -11,6 +11,8 @@ from collections.abc import Collection, Mapping
 from sanic import HTTPResponse, Request
 from sanic.response import BaseHTTPResponse
 
+from proxy.core.headers import RATE_LIMIT_HEADERS
+
 METHODS = "GET, POST, PUT, DELETE, PATCH, OPTIONS"
 REQUEST_HEADERS = (
     "Content-Type",
@@ -24,9 +26,16 @@ REQUEST_HEADERS = (
     "Cache-Control",
     "Pragma",
 )
+SDK_HEADERS = ("x-api-key", "x-request-id", "idempotency-key", "user-agent")
+"""What the SDKs of OpenAI and Anthropic may send from a browser besides; not every browser keeps `user-agent` its own."""
+
 EXPOSED_HEADERS = (
     "x-request-id",
+    "request-id",
     "x-aipasta-request-id",
+    "x-aipasta-provider",
+    "x-aipasta-max-tokens",
+    *RATE_LIMIT_HEADERS,
     "retry-after",
     "x-should-retry",
     "ratelimit-limit",
@@ -34,7 +43,8 @@ EXPOSED_HEADERS = (
     "ratelimit-reset",
     "ratelimit-policy",
 )
-_SDK_PREFIX = "x-stainless-"  # OpenAI's SDK sends a dozen of these from a browser
+# Both SDKs send a dozen of the first; the others are Anthropic's version and betas, OpenAI's organization and project.
+_SDK_PREFIXES = ("x-stainless-", "anthropic-", "openai-")
 _KEPT_SECONDS = 600
 
 
@@ -58,9 +68,9 @@ def add_headers(request: Request, response: BaseHTTPResponse, origins: Collectio
     headers.update(allowed)
     if request.method == "OPTIONS" and "access-control-request-method" in request.headers:
         asked = request.headers.get("access-control-request-headers", "").lower().split(",")
-        of_sdk = (name.strip() for name in asked if name.strip().startswith(_SDK_PREFIX))
+        of_sdk = (name.strip() for name in asked if name.strip().startswith(_SDK_PREFIXES))
         headers["access-control-allow-methods"] = METHODS
-        headers["access-control-allow-headers"] = ", ".join((*REQUEST_HEADERS, *of_sdk))
+        headers["access-control-allow-headers"] = ", ".join((*REQUEST_HEADERS, *SDK_HEADERS, *of_sdk))
         headers["access-control-max-age"] = str(_KEPT_SECONDS)
         return
     headers["access-control-expose-headers"] = ", ".join(EXPOSED_HEADERS)

@@ -57,16 +57,15 @@ class HotResponse(HTTPResponse):
     def head(self, size: int | None, *, keep_alive: bool) -> bytes:
         """Write the head of an answer of HTTP/1.1, whose body has this size or comes in chunks."""
         headers = self.headers
-        headers["connection"] = "keep-alive" if keep_alive else "close"
-        if size is None:
-            headers["transfer-encoding"] = "chunked"
-        else:
-            headers["content-length"] = str(size)
         kept = _kept(self._is_with_tls, _NAMES.intersection(headers))
         if not "".join(headers.values()).isprintable():
             headers = {name: _clean(value) for name, value in headers.items()}
         own = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
-        return b"HTTP/1.1 200 OK\r\n%b%b\r\n" % (kept, own.encode(errors="surrogateescape"))
+        # Not kept in `headers`: what could not be sent may be written again, with another framing.
+        framing = "transfer-encoding: chunked" if size is None else f"content-length: {size}"
+        connection = "keep-alive" if keep_alive else "close"
+        head = f"HTTP/1.1 200 OK\r\n{kept}{own}connection: {connection}\r\n{framing}\r\n\r\n"
+        return head.encode(errors="surrogateescape")
 
     @property
     def processed_headers(self) -> Iterator[tuple[bytes, bytes]]:
@@ -78,10 +77,10 @@ class HotResponse(HTTPResponse):
 
 
 @lru_cache(maxsize=64)
-def _kept(is_with_tls: bool, without: frozenset[str]) -> bytes:  # noqa: FBT001  it is a part of the cache's key
+def _kept(is_with_tls: bool, without: frozenset[str]) -> str:  # noqa: FBT001  it is a part of the cache's key
     """Write the headers of every answer, except those that one sets itself."""
     lines = (_WITH_TLS if is_with_tls else ALWAYS).items()
-    return "".join(f"{name}: {value}\r\n" for name, value in lines if name not in without).encode()
+    return "".join(f"{name}: {value}\r\n" for name, value in lines if name not in without)
 
 
 def _clean(value: str) -> str:

@@ -206,6 +206,38 @@ async def test_retries_have_a_budget(mongodb_uri: str) -> None:
         assert 22 <= len(stage.openrouter.books) <= 24
 
 
+CHOICES: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "a backing": ("huggingface", "deepseek-ai/DeepSeek-V4-Pro:groq", {}),
+    "a preference": ("openrouter", MINI, {"provider": {"only": ["groq"]}}),
+    "a policy": ("openrouter", f"{MINI}:nitro", {}),
+}
+"""The provider, the model as it is asked for, and the fields beside it."""
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+async def test_a_choice_of_backings_is_nobody_elses_trouble(mongodb_uri: str, choice: str) -> None:
+    """What fails where one caller has chosen who serves is spared in his way alone, and without series of its own."""
+    name, asked, fields = CHOICES[choice]
+    model = asked.removesuffix(":groq").removesuffix(":nitro")
+    breaker = {"least_requests": 5}
+    async with staged(mongodb_uri, resilience={"retries": {"rounds": 1}, "breaker": breaker}) as stage:
+        first, second = [await stage.gateway.key(role=Role.PREMIUM) for _ in range(2)]
+        upstream = stage.openrouter if name == "openrouter" else stage.huggingface
+        upstream.script.enqueue(Behaviour(error=Failure(503, {"error": "No provider"})), times=5)
+        for status in (502, 502, 502, 502, 502, 503):
+            answer = await stage.gateway.chat(first, ask(f"{name}/{asked}", **fields))
+            assert answer.status_code == status
+        assert len(upstream.books) == 5
+        shown = stage.gateway.parts.health.view(name)["breakers"]
+        assert [(each["model"], each["state"]) for each in shown] == [(asked, "open")]
+        assert (await stage.gateway.chat(second, ask(f"{name}/{model}"))).status_code == 200
+        other = {"provider": {"only": ["openai"]}}
+        assert (await stage.gateway.chat(second, ask(f"{name}/{model}", **other))).status_code == 200
+        exposed = (await stage.gateway.http.get("/metrics")).text
+        assert f'aipasta_breaker_state{{model="{model}",provider="{name}"}} 0.0' in exposed
+        assert f'"{model}:' not in exposed
+
+
 async def test_a_sick_target_is_spared(mongodb_uri: str) -> None:
     """A breaker opens on failures, refuses without asking, lets one probe through, and closes; all of it shows."""
     breaker = {"least_requests": 5, "pause": 0.3, "longest_pause": 0.3}

@@ -8,9 +8,15 @@ import itertools
 import json
 from typing import Any
 
+import pytest
+from sanic import HTTPResponse, Request
+
 from proxy.bounds import Bounds
 from proxy.core.routing import Role
+from proxy.handlers.headers import HotResponse
 from tests.gateway import provider_settings, running_gateway
+from tests.proxy.bare_app import application, port_of
+from tests.proxy.bare_provider import BareProvider, body_of
 from tests.proxy.core.test_heads import BAD
 from tests.proxy.stage import MINI, PLAIN, ask, staged
 from tests.raw import connected, exchange, statuses
@@ -94,6 +100,25 @@ async def test_the_old_protocol(mongodb_uri: str) -> None:
         assert b"transfer-encoding" not in answer.lower()
         assert stream.startswith(b"data: {")
         assert stream.endswith(b"data: [DONE]\n\n")
+
+
+async def test_an_expectation_that_nobody_meets(mongodb_uri: str) -> None:
+    """Whatever bytes stand in `Expect`, the answer is 400 in the shape of the path, and repeats none of them."""
+    async with running_gateway(mongodb_uri) as gateway:
+        for path, mark in (
+            (b"/v1/chat/completions", b'"param":null'),
+            (b"/v1/messages", b'{"type":"error","error":{'),
+            (b"/api/auth/login", b'"code":"VALIDATION_ERROR"'),
+        ):
+            for given in (b"\xff", b"\xed\xa0\xbd", b"200-ok"):
+                head = b"POST %b HTTP/1.1\r\nHost: x\r\nExpect: %b\r\nContent-Length: 9\r\n\r\n" % (
+                    path,
+                    given,
+                )
+                answer = await exchange(gateway.base_url, head)
+                assert statuses(answer) == [400], (path, answer)
+                assert mark in answer, (path, answer)
+                assert given not in answer
 
 
 async def test_bodies_and_heads_have_limits(mongodb_uri: str) -> None:
@@ -355,3 +380,89 @@ async def test_a_pipeline_of_chats(mongodb_uri: str) -> None:
             assert statuses(answer) == [200], answer
             assert b'"content":"%d ' % number in answer.replace(b": ", b":")
         await sending
+
+
+async def test_a_stream_behind_a_slow_reader_has_its_head(mongodb_uri: str) -> None:
+    """A silent stream behind an answer that is not read yet begins with its own head, whatever is tried meanwhile."""
+    has_begun, may_speak = asyncio.Event(), asyncio.Event()
+    usage = {"prompt_tokens": 1, "completion_tokens": 1}
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked = await body_of(reader, provider.requests[-1])
+        if b'"stream":true' in asked.replace(b": ", b":"):
+            writer.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Type: text/event-stream\r\n\r\n")
+            has_begun.set()
+            await may_speak.wait()
+            writer.write(b'data: {"choices":[{"index":0,"delta":{"content":"hi"}}]}\n\ndata: [DONE]\n\n')
+            writer.close()
+            return
+        said = {"choices": [{"index": 0, "message": {"content": "x" * 16_000_000}}], "usage": usage}
+        told = json.dumps(said if asked else {"object": "list", "data": [{"id": "slow", "object": "model"}]})
+        writer.write(
+            b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(told)
+        )
+        writer.write(told.encode())
+
+    async with BareProvider(answer) as provider:
+        settings = {"slow": provider_settings("openai_compatible", provider.address, tier="free")}
+        async with (
+            running_gateway(mongodb_uri, settings, keep_alive_seconds=0.05) as gateway,
+            connected(gateway.base_url) as connection,
+        ):
+            head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {await gateway.key()}\r\n"
+            for stream, persistence in ((False, "keep-alive"), (True, "close")):
+                body = json.dumps(ask("slow", stream=stream)).encode()
+                rest = f"Connection: {persistence}\r\nContent-Length: {len(body)}\r\n\r\n"
+                await connection.send(f"{head}{rest}".encode() + body)
+            async with asyncio.timeout(15):
+                await has_begun.wait()
+            await asyncio.sleep(1)  # many times the silence after which a comment is due
+            may_speak.set()
+            assert statuses(await connection.answer()) == [200]
+            streamed = await connection.rest()
+    assert streamed.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert statuses(streamed) == [200]
+    assert b"data: [DONE]\n\n" in streamed
+
+
+async def fill(_request: Request) -> HTTPResponse:
+    """Answer with more than sockets take."""
+    return HotResponse(b"x" * 16_000_000, {}, "text/plain")
+
+
+async def hesitate(request: Request) -> None:
+    """Begin a stream that has no room, give up, find that nothing was sent, and say all at once."""
+    response = HotResponse(b"", {}, "text/plain")
+    await request.app.ctx.dispatch.respond(request, response)
+    stream: Any = request.stream
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.05):
+            await stream.send(b"lost", False)  # noqa: FBT003  Sanic's signature
+    assert not stream.send_now(b"lost")
+    request.app.ctx.has_hesitated.set()
+    await stream.send(request.args["say"][0].encode(), "whole" in request.args)
+
+
+@pytest.mark.parametrize("version", [b"1.0", b"1.1"])
+@pytest.mark.parametrize("how", [b"say=all&whole=1", b"say=all"])
+async def test_a_head_that_was_not_sent_is_sent_later(how: bytes, version: bytes) -> None:
+    """Where the first write of a stream was cancelled, the next begins with the head, and has one framing."""
+    app = application(fill, hesitate)
+    app.ctx.has_hesitated = asyncio.Event()
+    async with port_of(app) as port, connected(f"http://127.0.0.1:{port}") as connection:
+        await connection.send(
+            b"GET /fill HTTP/1.1\r\nHost: x\r\n\r\nGET /hesitate?%b HTTP/%b\r\nHost: x\r\nConnection: close\r\n\r\n"
+            % (how, version)
+        )
+        async with asyncio.timeout(15):
+            await app.ctx.has_hesitated.wait()
+        await connection.answer()
+        head, _, body = (await connection.rest()).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 200 OK\r\n")
+    framings = [name in head for name in (b"content-length: 3", b"transfer-encoding: chunked")]
+    if how.endswith(b"whole=1"):
+        assert (framings, body) == ([True, False], b"all")
+    elif version == b"1.0":
+        assert (framings, body) == ([False, False], b"all")
+    else:
+        assert (framings, body) == ([False, True], b"3\r\nall\r\n0\r\n\r\n")

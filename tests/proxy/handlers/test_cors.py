@@ -27,6 +27,16 @@ FRONTEND_NEEDS = {
 }
 
 
+SDK_NEEDS = {"x-api-key", "x-request-id", "idempotency-key", "user-agent"}
+BROWSER_SDKS = {
+    "/v1/messages": "anthropic-beta, anthropic-dangerous-direct-browser-access, anthropic-version, content-type,"
+    " x-api-key, x-stainless-arch, x-stainless-helper-method, x-stainless-retry-count, x-stainless-timeout",
+    "/v1/chat/completions": "authorization, content-type, idempotency-key, openai-beta, openai-organization,"
+    " openai-project, user-agent, x-stainless-lang, x-stainless-os, x-stainless-package-version, x-stainless-runtime",
+}
+"""What the SDKs of Anthropic and OpenAI ask for in a preflight."""
+
+
 async def test_preflights_are_answered_everywhere(mongodb_uri: str) -> None:
     """204 with everything that the frontend asks for, on every route, known or not, without a token or a count."""
     limits = {"development_factor": 1, "api": {"requests": 2}}
@@ -53,14 +63,36 @@ async def test_preflights_are_answered_everywhere(mongodb_uri: str) -> None:
             methods = set(answer.headers["access-control-allow-methods"].split(", "))
             assert methods == {"GET", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"}
             allowed = {name.lower() for name in answer.headers["access-control-allow-headers"].split(", ")}
-            assert allowed == FRONTEND_NEEDS
+            assert allowed == FRONTEND_NEEDS | SDK_NEEDS
             assert "ratelimit-limit" not in answer.headers
         assert await gateway.parts.database["ratelimits"].count_documents({}) == 0
 
         sdk = {**PREFLIGHT, "access-control-request-headers": "authorization, X-Stainless-OS, x-evil"}
         answer = await gateway.http.options("/v1/chat/completions", headers=sdk)
         allowed = {name.lower() for name in answer.headers["access-control-allow-headers"].split(", ")}
-        assert allowed == FRONTEND_NEEDS | {"x-stainless-os"}
+        assert allowed == FRONTEND_NEEDS | SDK_NEEDS | {"x-stainless-os"}
+
+
+async def test_sdks_work_in_browsers(mongodb_uri: str) -> None:
+    """A page of ours may send all that the SDKs add, and read the limits, the cap and the id; no other page may."""
+    async with running_gateway(mongodb_uri) as gateway:
+        for path, needed in BROWSER_SDKS.items():
+            asked = {**PREFLIGHT, "access-control-request-headers": needed}
+            answer = await gateway.http.options(path, headers=asked)
+            allowed = {name.lower() for name in answer.headers["access-control-allow-headers"].split(", ")}
+            assert allowed >= set(needed.split(", "))
+            stranger = await gateway.http.options(path, headers={**asked, "origin": "https://evil.example"})
+            assert not [name for name in stranger.headers if name.startswith("access-control-")]
+        key, body = (
+            await gateway.key(),
+            {"model": "demo/echo", "messages": [{"role": "user", "content": "hi"}]},
+        )
+        answer = await gateway.chat(key, body, headers={"origin": ORIGIN})
+        told = {
+            name for name in answer.headers if name.startswith(("x-ratelimit-", "x-aipasta-", "request-id"))
+        }
+        assert {"x-aipasta-max-tokens", "request-id", "x-ratelimit-remaining-requests"} <= told
+        assert told <= set(answer.headers["access-control-expose-headers"].split(", "))
 
 
 async def test_other_origins_get_nothing(mongodb_uri: str) -> None:

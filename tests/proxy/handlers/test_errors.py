@@ -42,6 +42,9 @@ NOT_JSON = {
     "null": b"null",
     "a hundred thousand levels": nested(100_000),
     "a thousand levels": nested(1_000),
+    "too many parts": b'{"model":"demo/echo","messages":[{"role":"user","content":['
+    + b"{}," * 100_000
+    + b"{}]}]}",
     "three hundred levels": nested(300),
     "deep objects": b'{"model":"demo/echo","messages":[{"role":"user","content":"hi","x":'
     + b'{"a":' * 300
