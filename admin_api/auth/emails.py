@@ -14,8 +14,9 @@ from proxy.documents import User
 
 _LONGEST = 254
 _LONGEST_LOCAL = 64
-# The dot-atom of RFC 5322, and what RFC 6531 adds: everything beyond ASCII that is not a blank.
-_LOCAL = re.compile(r"[\w!#$%&'*+/=?^`{|}~-]+(?:\.[\w!#$%&'*+/=?^`{|}~-]+)*")
+# The dot-atom of RFC 5322, and what RFC 6531 adds: everything beyond ASCII that is not a blank. Without the
+# encoded words of RFC 2047, in whose place whoever reads a mail's header sees another address.
+_LOCAL = re.compile(r"(?!.*=\?)[\w!#$%&'*+/=?^`{|}~-]+(?:\.[\w!#$%&'*+/=?^`{|}~-]+)*")
 _DOMAIN = re.compile(r"(?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.)+(?=[a-z])[a-z0-9-]{0,61}[a-z0-9]")
 _GMAIL = frozenset({"gmail.com", "googlemail.com"})
 _ICLOUD = frozenset({"icloud.com", "me.com"})
@@ -29,7 +30,7 @@ def parse_email(typed: str) -> str:
 
     An international domain is stored in its ASCII form, in which mail servers know it.
     """
-    local, at, domain = unicodedata.normalize("NFC", typed).lower().rpartition("@")
+    local, at, domain = _folded(typed).rpartition("@")
     try:
         domain = domain.encode("idna").decode("ascii").lower()
     except UnicodeError as exc:
@@ -50,7 +51,7 @@ def candidates(typed: str) -> tuple[str, ...]:
     try:
         address = parse_email(typed.strip())
     except ValueError:
-        address = unicodedata.normalize("NFC", typed.strip()).lower()
+        address = _folded(typed.strip())
     return tuple(dict.fromkeys((address, _original_form(address))))
 
 
@@ -64,6 +65,11 @@ async def find_user(typed: str) -> User | None:
     addresses = candidates(typed)
     found = {user.email: user async for user in User.find({"email": {"$in": list(addresses)}})}
     return next((found[address] for address in addresses if address in found), None)
+
+
+def _folded(typed: str) -> str:
+    # In this order: a letter may have a composed form in lower case alone, as U+01F0 has.
+    return unicodedata.normalize("NFC", typed.lower())
 
 
 def _original_form(address: str) -> str:
