@@ -11,7 +11,7 @@ from pymongo.errors import DuplicateKeyError
 from admin_api.auth.emails import find_user
 from admin_api.auth.hashing import PasswordHasher
 from admin_api.auth.schemas import Credentials, PasswordChange, Registration
-from admin_api.auth.sessions import end_sessions
+from admin_api.auth.sessions import SIGN_OUT, end_sessions
 from admin_api.operator import record_of_operator
 from proxy.core.routing import Role
 from proxy.documents import User
@@ -94,6 +94,7 @@ async def set_password(condition: Mapping[str, object], new_hash: str, *, now: d
         {
             "$set": {"password": new_hash, "passwordChangedAt": now, "updatedAt": now},
             "$unset": {"passwordReset": ""},
+            "$inc": SIGN_OUT,
         },
         {"_id": 1},
     )
