@@ -2,7 +2,7 @@
 
 The original service stored addresses of the large mail providers in a normal form (for Gmail without dots and
 without `+tag`). Users of a database that was taken over still type what they have always typed, so an address
-that nobody has is looked for once more in that form.
+is looked for in that form as well, and nobody gets one whose other form somebody has.
 """
 
 from __future__ import annotations
@@ -60,11 +60,20 @@ def account_of(typed: str) -> str:
     return candidates(typed)[-1]
 
 
-async def find_user(typed: str) -> User | None:
-    """Return whose address this is; the same work is done for an address that nobody has."""
+async def find_users(typed: str) -> list[User | None]:
+    """Return whose address this may be, the likeliest first, and then `None` for each form that nobody has.
+
+    So whoever does the same for each does the same work for every address. There are two where somebody has got the
+    form that is typed while another one had that of the original service.
+    """
     addresses = candidates(typed)
     found = {user.email: user async for user in User.find({"email": {"$in": list(addresses)}})}
-    return next((found[address] for address in addresses if address in found), None)
+    return sorted(map(found.get, addresses), key=lambda user: user is None)
+
+
+async def is_taken(typed: str) -> bool:
+    """Say whether somebody has this address in any of its forms."""
+    return await User.find({"email": {"$in": list(candidates(typed))}}).exists()
 
 
 def _folded(typed: str) -> str:
