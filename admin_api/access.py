@@ -1,8 +1,9 @@
 """Who may call an endpoint of /api: every handler carries exactly one of these rules, and a test counts them.
 
 A token comes as `Authorization: Bearer` or as the cookie `jwt`. It is good while its session is stored and its
-user is active, so that signing out ends it at once. Browsers send a cookie by themselves, whoever has asked them
-to: where it is what authenticates, a request that changes something has to come from an origin that we know.
+user is active and was not signed out everywhere since, so that signing out ends it at once. Browsers send a cookie
+by themselves, whoever has asked them to: where it is what authenticates, a request that changes something has to
+come from an origin that we know.
 """
 
 from __future__ import annotations
@@ -103,7 +104,7 @@ async def signed_in(request: Request, *, accepts_replaced: bool = False) -> Sign
         raise Unauthenticated("The user belonging to this token does no longer exist.")
     if not found.isActive:
         raise Unauthenticated("Your account has been deactivated. Please contact support.")
-    if session is None:
+    if session is None or session.signOuts != found.signOuts:
         raise Unauthenticated(_why_ended(found, claims))
     request.ctx.user_id = str(user_id)
     now = gateway_of(request).clock()

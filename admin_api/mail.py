@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Mapping
 from dataclasses import dataclass
+from email.headerregistry import Address
 from email.message import EmailMessage
 from email.utils import make_msgid
 from typing import Any
@@ -16,6 +18,7 @@ from urllib.parse import unquote, urlsplit
 import aiosmtplib
 import structlog
 
+from admin_api.auth.emails import parse_email
 from proxy import background
 from proxy.settings import Settings
 
@@ -82,13 +85,15 @@ class Mailer:
                 log.info("a mail, printed because SMTP_URL is not set", to=mail.to, text=words)
             return
         try:
-            message = self._message(mail)
+            await self._send(mail, self._message(mail), _server(self._settings.smtp_url))
         except ValueError as exc:
             log.warning("a mail cannot be written", subject=mail.subject, cause=str(exc))
-            return
+
+    async def _send(self, mail: Mail, message: EmailMessage, server: Mapping[str, Any]) -> None:
         for attempt in range(1, _ATTEMPTS + 1):
             try:
-                await aiosmtplib.send(message, **_server(self._settings.smtp_url))
+                # The recipient is said and not read from the message, where an address may be written otherwise.
+                await aiosmtplib.send(message, recipients=[mail.to], **server)
             except (aiosmtplib.SMTPException, OSError) as exc:
                 log.warning("a mail could not be sent", attempt=attempt, cause=type(exc).__name__)
                 await asyncio.sleep(_PAUSE_SECONDS * (attempt < _ATTEMPTS))
@@ -97,9 +102,13 @@ class Mailer:
         log.error("a mail was given up", subject=mail.subject)
 
     def _message(self, mail: Mail) -> EmailMessage:
+        """Write a mail; raise `ValueError` when that cannot be done, or not to exactly this address."""
+        if parse_email(mail.to) != mail.to:  # stored under older rules: no header is sure to hold it as it is
+            raise ValueError("the recipient's address is none of ours")
+        local, _, domain = mail.to.rpartition("@")
         message = EmailMessage()
         message["From"] = self._settings.mail_from
-        message["To"] = mail.to
+        message["To"] = Address(username=local, domain=domain)
         message["Subject"] = mail.subject
         message["Message-ID"] = make_msgid(domain="aipasta")
         message["Auto-Submitted"] = "auto-generated"

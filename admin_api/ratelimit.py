@@ -1,15 +1,14 @@
-"""Rate limits that are right across workers: a counter in MongoDB for each rule and subject, one atomic update each.
+"""Rate limits that are right across workers: a counter in MongoDB for each rule and subject.
 
-A window begins with its first request. Without the database nobody is refused here: a rate limit protects comfort,
-and what protects money and passwords has its own answer to an outage.
+A window begins with its first request. Without the database a limit that protects comfort refuses nobody, for what
+protects money has its own answer to an outage; and no password is checked that could not be counted.
 """
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from ipaddress import IPv6Address, ip_address, ip_network
@@ -17,14 +16,15 @@ from typing import Any, Literal
 
 import pymongo
 import structlog
-from pymongo import ReturnDocument, WriteConcern
-from pymongo.errors import DuplicateKeyError, PyMongoError
+from pymongo import WriteConcern
+from pymongo.errors import PyMongoError
 from sanic import HTTPResponse, Request
 from sanic.response import BaseHTTPResponse
 
+from admin_api import counters
 from admin_api.access import Handler, SignedIn, UserHandler
 from proxy.database import Database
-from proxy.errors import RateLimited
+from proxy.errors import RateLimited, Unavailable
 from proxy.gateway import gateway_of
 from proxy.settings import Settings
 
@@ -32,13 +32,14 @@ COLLECTION = "ratelimits"
 LONGEST_BACK_OFF = 60
 """Seconds between tries at most: the owner, too, may have mistyped."""
 
-_PATIENCE = 0.4  # with the endpoint's own wait, an outage is answered within two seconds
-_PAUSE = 1.0
-_ATTEMPTS = 2
+MOST_REMEMBERED = 10_000
+"""Windows that are known to be over, some 3 MB; one that is forgotten is looked for in the database."""
+
 _SHARED_PREFIX = 64  # one customer of an IPv6 provider has at least so many addresses
 log = structlog.get_logger(__name__)
 
 Rule = Literal["api", "auth", "chat", "account", "attack", "mail"]
+_COMFORT: frozenset[Rule] = frozenset({"api", "chat"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,48 +72,54 @@ class Window:
 
 
 class RateLimiter:
-    """The counters."""
+    """The limits, as one process keeps them."""
 
     def __init__(self, database: Database, settings: Settings) -> None:
         """Use a collection that may lose its last moments in a failover; counting is not bookkeeping."""
-        self._counters = database.get_collection(COLLECTION, write_concern=WriteConcern(1))
-        self._settings = settings
-        self._paused_until = 0.0
+        self._collection = database.get_collection(COLLECTION, write_concern=WriteConcern(1))
+        self._counters = counters.Counters(self._collection)
+        self._limit = functools.partial(settings.rate_limits.named, is_production=settings.is_production)
+        self._over: dict[str, datetime] = {}
 
     async def start(self) -> None:
         """Let the database forget windows that have passed."""
-        await self._counters.create_index("until", expireAfterSeconds=0, name="expiry")
+        await self._collection.create_index("until", expireAfterSeconds=0, name="expiry")
 
     async def take(self, rule: Rule, subject: str, now: datetime) -> Window | None:
-        """Count a request; `None` when the database cannot be asked."""
-        limit = self._settings.rate_limits.named(rule, is_production=self._settings.is_production)
-        is_new = {"$lte": [{"$ifNull": ["$until", now]}, now]}
-        ends = now + timedelta(seconds=limit.seconds)
-        counted = await self._update(
-            f"{rule}:{subject}",
-            {
-                "n": {"$cond": [is_new, 1, {"$add": ["$n", 1]}]},
-                "until": {"$cond": [is_new, ends, "$until"]},
-            },
-        )
-        if counted is None:
-            return None
-        resets_in = (counted["until"] - now).total_seconds()
-        return Window(limit.requests, limit.seconds, counted["n"], resets_in)
+        """Count a request, unless its window is known to be over.
+
+        When it cannot be counted, returns `None` under a rule of comfort, and raises `Unavailable` under any other.
+        """
+        ends = self._over.get(f"{rule}:{subject}")
+        if ends is not None and now < ends:
+            limit = self._limit(rule)
+            return Window(limit.requests, limit.seconds, limit.requests + 1, (ends - now).total_seconds())
+        try:
+            window = await self._count(rule, subject, now)
+        except Unavailable:
+            if rule in _COMFORT:
+                return None
+            raise
+        if window.is_over:
+            self._remember(f"{rule}:{subject}", now + timedelta(seconds=window.resets_in))
+        return window
 
     async def begin_attempt(self, account: str, address: str, now: datetime) -> None:
         """Admit one try of a password; raise `RateLimited` when its address has to wait.
 
         The wait is for one address and one account: others cannot make the owner wait, and however many attack
-        his account, a new address has a first try at once. Undo with `attempt_succeeded`.
+        his account, a new address has a first try at once. Undo with `attempt_succeeded`. Raises `Unavailable` when
+        the try cannot be counted.
         """
         subject = _hashed(account)
-        attack = await self.take("attack", subject, now)
-        limit = self._settings.rate_limits.named("account", is_production=self._settings.is_production)
-        free = 1 if attack is not None and attack.is_over else limit.requests
-        state = await self._update(f"account:{subject}:{address}", _attempt(now, free, limit.seconds))
-        if state is not None and not state["admitted"]:
-            wait = (state["next"] - now).total_seconds()
+        attack = await self._count("attack", subject, now)  # never known to be over: a success takes one back
+        limit = self._limit("account")
+        free = 1 if attack.is_over else limit.requests
+        counted = await self._counters.count(
+            f"account:{subject}:{address}", lambda tries: _attempts(tries, now, free, limit.seconds)
+        )
+        if counted.place > counted.state["admitted"]:
+            wait = (counted.state["next"] - now).total_seconds()
             message = "Too many attempts on this account. Wait before you try again."
             raise RateLimited(message, retry_after=wait, details={"retryAfter": max(1, round(wait + 0.499))})
 
@@ -120,37 +127,35 @@ class RateLimiter:
         """Forget an address' tries on an account: the last one was right."""
         subject = _hashed(account)
         try:
-            with pymongo.timeout(_PATIENCE):
-                await self._counters.delete_one({"_id": f"account:{subject}:{address}"})
-                await self._counters.update_one(
+            with pymongo.timeout(counters.PATIENCE):
+                await self._collection.delete_one({"_id": f"account:{subject}:{address}"})
+                await self._collection.update_one(
                     {"_id": f"attack:{subject}", "n": {"$gt": 0}}, {"$inc": {"n": -1}}
                 )
         except PyMongoError as exc:
             log.warning("a counter of tries could not be cleared", cause=str(exc)[:200])
 
-    async def _update(self, counter: str, fields: Mapping[str, Any]) -> dict[str, Any] | None:
-        """Apply one pipeline stage to a counter and return it; `None` when the database cannot be asked."""
-        clock = asyncio.get_running_loop().time
-        if clock() < self._paused_until:
-            return None
-        for attempt in range(_ATTEMPTS):
-            try:
-                with pymongo.timeout(_PATIENCE):
-                    return await self._counters.find_one_and_update(
-                        {"_id": counter},
-                        [{"$set": fields}],
-                        upsert=True,
-                        return_document=ReturnDocument.AFTER,
-                    )
-            except DuplicateKeyError:
-                # Two first requests at once: the other one has made the counter.
-                log.debug("a counter was made twice", attempt=attempt)
-            except PyMongoError as exc:
-                # Not once more for each rule of this request: the endpoint itself has to answer within seconds.
-                self._paused_until = clock() + _PAUSE
-                log.warning("rate limits are open, the database does not answer", cause=str(exc)[:200])
-                return None
-        return None
+    async def _count(self, rule: Rule, subject: str, now: datetime) -> Window:
+        limit = self._limit(rule)
+        is_new = {"$lte": [{"$ifNull": ["$until", now]}, now]}
+        ends = now + timedelta(seconds=limit.seconds)
+        counted = await self._counters.count(
+            f"{rule}:{subject}",
+            lambda requests: {
+                "n": {"$cond": [is_new, requests, {"$add": ["$n", requests]}]},
+                "until": {"$cond": [is_new, ends, "$until"]},
+            },
+        )
+        behind = counted.together - counted.place
+        resets_in = (counted.state["until"] - now).total_seconds()
+        return Window(limit.requests, limit.seconds, counted.state["n"] - behind, resets_in)
+
+    def _remember(self, counter: str, ends: datetime) -> None:
+        """Remember that a window is over, in the place of the oldest such knowledge when there is too much."""
+        self._over.pop(counter, None)
+        if len(self._over) >= MOST_REMEMBERED:
+            del self._over[next(iter(self._over))]
+        self._over[counter] = ends
 
 
 def subject_of(address: str) -> str:
@@ -247,17 +252,18 @@ def by_user(rule: Rule) -> Callable[[UserHandler], UserHandler]:
     return decorate
 
 
-def _attempt(now: datetime, free: int, seconds: int) -> dict[str, Any]:
-    """Describe one try: admitted unless it comes before `next`, which doubles its distance past `free` tries."""
+def _attempts(tries: int, now: datetime, free: int, seconds: int) -> dict[str, Any]:
+    """Describe tries at once: `free` are admitted, and past them one after `next`, which doubles its distance."""
     is_new = {"$lte": [{"$ifNull": ["$until", now]}, now]}
     tried = {"$cond": [is_new, 0, {"$ifNull": ["$n", 0]}]}
     is_admitted = {"$or": [is_new, {"$lte": [{"$ifNull": ["$next", now]}, now]}]}
-    count = {"$add": [tried, 1]}
+    admitted = {"$min": [tries, {"$max": [1, {"$subtract": [free, tried]}]}]}
+    count = {"$add": [tried, admitted]}
     past = {"$min": [{"$subtract": [count, free]}, 20]}
     wait = {"$min": [{"$multiply": [1000, {"$pow": [2, past]}]}, LONGEST_BACK_OFF * 1000]}
     following = {"$cond": [{"$gte": [count, free]}, {"$add": [now, wait]}, now]}
     return {
-        "admitted": is_admitted,
+        "admitted": {"$cond": [is_admitted, admitted, 0]},
         "n": {"$cond": [is_admitted, count, tried]},
         "next": {"$cond": [is_admitted, following, "$next"]},
         "until": {

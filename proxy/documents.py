@@ -76,7 +76,10 @@ class PasswordReset(BaseModel):
 
 
 class User(Document):
-    """A person with an account; `deletionRequestedAt` means that the rest of it is about to go."""
+    """A person with an account; `deletionRequestedAt` means that the rest of it is about to go.
+
+    `signOuts` is how often all his sign-ins were ended.
+    """
 
     name: str
     email: str
@@ -84,6 +87,7 @@ class User(Document):
     passwordChangedAt: datetime | None = None
     passwordReset: PasswordReset | None = None
     deletionRequestedAt: datetime | None = None
+    signOuts: int = 0
     role: Role = Role.USER
     isActive: bool = True
     bio: str = ""
@@ -159,6 +163,7 @@ class ApiKeyDocument(Document):
 class Session(Document):
     """One token of a sign-in: good while this exists and has not been replaced by a refresh.
 
+    `signOuts` is the user's as he signed in; with another number of them the token is not good any more.
     `family` is the same for all tokens of one sign-in, which ends at `signInEndsAt` however often it is refreshed.
     `network` and `userAgent` say from where it was used last, as far as that may be kept.
     """
@@ -166,6 +171,7 @@ class Session(Document):
     id: str  # type: ignore[assignment]  # Beanie's default is an ObjectId; ours is 128 random bits
     userId: PydanticObjectId
     family: str = ""
+    signOuts: int = 0
     createdAt: datetime
     expiresAt: datetime
     signedInAt: datetime | None = None

@@ -15,7 +15,7 @@ from pathlib import Path
 import certifi
 import pytest
 
-from admin_api import ratelimit
+from admin_api import counters
 from plugins import registry
 from proxy import database, security
 from proxy.mongod import embedded_mongod
@@ -48,7 +48,7 @@ def _one_certificate(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
 
 
 _PASSWORDS = security._passwords
-_DATABASE_MS, _RATE_LIMIT_SECONDS = database.OPERATION_TIMEOUT_MS, ratelimit._PATIENCE
+_DATABASE_MS, _RATE_LIMIT_SECONDS = database.OPERATION_TIMEOUT_MS, counters.PATIENCE
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -71,7 +71,7 @@ def _patience_with_the_database() -> Iterator[None]:
     """Let nothing fail for want of a core: a hundred requests at once may take longer than production waits."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(database, "OPERATION_TIMEOUT_MS", 10 * _DATABASE_MS)
-        patch.setattr(ratelimit, "_PATIENCE", 10 * _RATE_LIMIT_SECONDS)
+        patch.setattr(counters, "PATIENCE", 10 * _RATE_LIMIT_SECONDS)
         yield
 
 
@@ -79,7 +79,7 @@ def _patience_with_the_database() -> Iterator[None]:
 def production_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Wait for the database as long as in production, and no longer."""
     monkeypatch.setattr(database, "OPERATION_TIMEOUT_MS", _DATABASE_MS)
-    monkeypatch.setattr(ratelimit, "_PATIENCE", _RATE_LIMIT_SECONDS)
+    monkeypatch.setattr(counters, "PATIENCE", _RATE_LIMIT_SECONDS)
 
 
 @pytest.fixture(scope="session", autouse=True)

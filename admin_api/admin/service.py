@@ -15,7 +15,7 @@ from admin_api import audit
 from admin_api.access import SignedIn
 from admin_api.admin.last_admin import acting_alone
 from admin_api.admin.schemas import UserChanges
-from admin_api.auth.sessions import end_sessions
+from admin_api.auth.sessions import SIGN_OUT, end_sessions
 from admin_api.pagination import Page, count
 from admin_api.users.deletion import mark
 from proxy.core.routing import Role
@@ -99,10 +99,12 @@ async def change_user(
         limits = given.pop("usageLimits", {})
         values = given | {f"usageLimits.{name}": limit for name, limit in limits.items()}
         values["updatedAt"] = gateway_of(request).clock()
-        updated = await User.get_pymongo_collection().update_one({"_id": user_id}, {"$set": values})
+        signs_out = changes.role not in (None, user.role) or changes.isActive is False
+        update = {"$set": values} | ({"$inc": SIGN_OUT} if signs_out else {})
+        updated = await User.get_pymongo_collection().update_one({"_id": user_id}, update)
         if updated.matched_count == 0:
             raise NotFound("User not found")
-    if changes.role not in (None, user.role) or changes.isActive is False:
+    if signs_out:
         await end_sessions(user_id)
     return await get_user(user_id)
 

@@ -2,7 +2,7 @@
 
 The original service stored addresses of the large mail providers in a normal form (for Gmail without dots and
 without `+tag`). Users of a database that was taken over still type what they have always typed, so an address
-that nobody has is looked for once more in that form.
+is looked for in that form as well, and nobody gets one whose other form somebody has.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from proxy.documents import User
 
 _LONGEST = 254
 _LONGEST_LOCAL = 64
-# The dot-atom of RFC 5322, and what RFC 6531 adds: everything beyond ASCII that is not a blank.
-_LOCAL = re.compile(r"[\w!#$%&'*+/=?^`{|}~-]+(?:\.[\w!#$%&'*+/=?^`{|}~-]+)*")
+# The dot-atom of RFC 5322, and what RFC 6531 adds: everything beyond ASCII that is not a blank. Without the
+# encoded words of RFC 2047, in whose place whoever reads a mail's header sees another address.
+_LOCAL = re.compile(r"(?!.*=\?)[\w!#$%&'*+/=?^`{|}~-]+(?:\.[\w!#$%&'*+/=?^`{|}~-]+)*")
 _DOMAIN = re.compile(r"(?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.)+(?=[a-z])[a-z0-9-]{0,61}[a-z0-9]")
 _GMAIL = frozenset({"gmail.com", "googlemail.com"})
 _ICLOUD = frozenset({"icloud.com", "me.com"})
@@ -29,7 +30,7 @@ def parse_email(typed: str) -> str:
 
     An international domain is stored in its ASCII form, in which mail servers know it.
     """
-    local, at, domain = unicodedata.normalize("NFC", typed).lower().rpartition("@")
+    local, at, domain = _folded(typed).rpartition("@")
     try:
         domain = domain.encode("idna").decode("ascii").lower()
     except UnicodeError as exc:
@@ -50,7 +51,7 @@ def candidates(typed: str) -> tuple[str, ...]:
     try:
         address = parse_email(typed.strip())
     except ValueError:
-        address = unicodedata.normalize("NFC", typed.strip()).lower()
+        address = _folded(typed.strip())
     return tuple(dict.fromkeys((address, _original_form(address))))
 
 
@@ -59,11 +60,25 @@ def account_of(typed: str) -> str:
     return candidates(typed)[-1]
 
 
-async def find_user(typed: str) -> User | None:
-    """Return whose address this is; the same work is done for an address that nobody has."""
+async def find_users(typed: str) -> list[User | None]:
+    """Return whose address this may be, the likeliest first, and then `None` for each form that nobody has.
+
+    So whoever does the same for each does the same work for every address. There are two where somebody has got the
+    form that is typed while another one had that of the original service.
+    """
     addresses = candidates(typed)
     found = {user.email: user async for user in User.find({"email": {"$in": list(addresses)}})}
-    return next((found[address] for address in addresses if address in found), None)
+    return sorted(map(found.get, addresses), key=lambda user: user is None)
+
+
+async def is_taken(typed: str) -> bool:
+    """Say whether somebody has this address in any of its forms."""
+    return await User.find({"email": {"$in": list(candidates(typed))}}).exists()
+
+
+def _folded(typed: str) -> str:
+    # In this order: a letter may have a composed form in lower case alone, as U+01F0 has.
+    return unicodedata.normalize("NFC", typed.lower())
 
 
 def _original_form(address: str) -> str:

@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 
 import structlog
 
-from admin_api.auth.emails import find_user
+from admin_api.auth.emails import find_users
 from admin_api.auth.hashing import PasswordHasher
 from admin_api.auth.service import set_password
 from admin_api.mail import Mail, Mailer
@@ -33,8 +33,12 @@ class InvalidReset(InvalidRequest):
 
 
 async def request_reset(email: str, mailer: Mailer, settings: Settings, *, now: datetime) -> None:
-    """Mail a link to whoever has this address; nobody can tell whether somebody has."""
-    user = await find_user(email)
+    """Mail a link to whoever may have this address, to each at his own; nobody can tell whether somebody has."""
+    for user in await find_users(email):
+        await _request_reset(user, mailer, settings, now=now)
+
+
+async def _request_reset(user: User | None, mailer: Mailer, settings: Settings, *, now: datetime) -> None:
     token = secrets.token_urlsafe(_TOKEN_BYTES)
     reset = {"digest": _digest(token), "expiresAt": now + LIFETIME}
     stored = await User.get_pymongo_collection().update_one(

@@ -8,14 +8,16 @@ from datetime import datetime
 from beanie import PydanticObjectId
 from pymongo.errors import DuplicateKeyError
 
-from admin_api.auth.emails import find_user
+from admin_api.auth.emails import find_users, is_taken
 from admin_api.auth.hashing import PasswordHasher
 from admin_api.auth.schemas import Credentials, PasswordChange, Registration
-from admin_api.auth.sessions import end_sessions
+from admin_api.auth.sessions import SIGN_OUT, end_sessions
 from admin_api.operator import record_of_operator
 from proxy.core.routing import Role
 from proxy.documents import User
 from proxy.errors import InvalidRequest, Unauthenticated
+
+_TAKEN = "User with this email already exists"
 
 
 class EmailTaken(InvalidRequest):
@@ -34,6 +36,10 @@ async def register(
     registration: Registration, hasher: PasswordHasher, *, now: datetime, role: Role = Role.USER
 ) -> User:
     """Make an account; raise `EmailTaken`."""
+    # Of two who register at the same moment, the index refuses one when both write the address alike. When they do
+    # not, both get an account, and each is found first by what he has written.
+    if await is_taken(registration.email):
+        raise EmailTaken(_TAKEN)
     user = User(
         name=registration.name,
         email=registration.email,
@@ -45,14 +51,16 @@ async def register(
     try:
         await user.insert()
     except DuplicateKeyError as exc:
-        raise EmailTaken("User with this email already exists") from exc
+        raise EmailTaken(_TAKEN) from exc
     return user
 
 
 async def sign_in(credentials: Credentials, hasher: PasswordHasher, *, now: datetime) -> User:
     """Find the user of an e-mail and password; raise `WrongPassword`, the same whatever is wrong."""
-    user = await find_user(credentials.email)
-    if not await is_password_of(user, credentials.password, hasher) or user is None:
+    for user in await find_users(credentials.email):
+        if await is_password_of(user, credentials.password, hasher) and user is not None:
+            break
+    else:
         raise WrongPassword("Incorrect email or password")
     if not user.isActive or user.deletionRequestedAt is not None:
         raise Unauthenticated("Your account has been deactivated. Please contact support.")
@@ -94,6 +102,7 @@ async def set_password(condition: Mapping[str, object], new_hash: str, *, now: d
         {
             "$set": {"password": new_hash, "passwordChangedAt": now, "updatedAt": now},
             "$unset": {"passwordReset": ""},
+            "$inc": SIGN_OUT,
         },
         {"_id": 1},
     )
@@ -105,7 +114,7 @@ async def set_password(condition: Mapping[str, object], new_hash: str, *, now: d
 
 async def ensure_admin(email: str, password: str, hasher: PasswordHasher, *, now: datetime) -> bool:
     """Make the operator's first admin unless the address has an account; say whether one was made."""
-    if await find_user(email) is not None:
+    if await is_taken(email):
         return False
     registration = Registration(name="Administrator", email=email, password=password)
     user = await register(registration, hasher, now=now, role=Role.ADMIN)

@@ -27,6 +27,9 @@ OVERLAP = timedelta(seconds=10)
 LONGEST_SIGN_IN = timedelta(days=90)
 """After this a user signs in with his password again, however often he has refreshed."""
 
+SIGN_OUT = {"signOuts": 1}
+"""What a command that changes a user increments, to end all his sessions by itself; `end_sessions` removes them then."""
+
 MOST_LISTED = 100
 _LAST_USED_STEP = timedelta(minutes=1)
 log = structlog.get_logger(__name__)
@@ -44,6 +47,7 @@ class _SignIn:
 
     user_id: PydanticObjectId
     family: str
+    sign_outs: int
     began: datetime
     ends: datetime
 
@@ -51,15 +55,16 @@ class _SignIn:
 async def open_session(user: User, settings: Settings, where: Whereabouts, *, now: datetime) -> str:
     """Sign a user in: store a session and return the token that carries its id.
 
-    Raises `Unauthenticated` when his password was changed, or he was deactivated, since `user` was read.
+    Raises `Unauthenticated` when his sign-ins were ended, or he was deactivated, since `user` was read.
     """
     ends = now + max(LONGEST_SIGN_IN, timedelta(seconds=settings.token_lifetime))
     owner = cast("PydanticObjectId", user.id)  # stored, so it has one
-    session = _session(_SignIn(owner, secrets.token_hex(16), now, ends), settings, where, now=now)
+    sign_in = _SignIn(owner, secrets.token_hex(16), user.signOuts, now, ends)
+    session = _session(sign_in, settings, where, now=now)
     await session.insert()
-    # Whoever ends a user's sessions first changes the user: what he did not see here, he has deleted there.
-    unchanged = {"_id": user.id, "isActive": True, "passwordChangedAt": user.passwordChangedAt}
-    if await User.get_pymongo_collection().find_one(unchanged, {"_id": 1}) is None:
+    # Such a session would be refused by its number alone, but whoever was overtaken should hear so now.
+    current = await User.get(owner)
+    if current is None or not current.isActive or current.signOuts != user.signOuts:
         await session.delete()
         raise _invalid()
     return _token(session, settings)
@@ -70,7 +75,7 @@ async def refresh_session(session: Session, settings: Settings, where: Whereabou
     if session.replacedAt is not None:
         return await _successor(session, settings, now=now)
     began, ends = session.signedInAt or session.createdAt, session.signInEndsAt or session.expiresAt
-    sign_in = _SignIn(session.userId, session.family, began, ends)
+    sign_in = _SignIn(session.userId, session.family, session.signOuts, began, ends)
     successor = _session(sign_in, settings, where, now=now)
     await successor.insert()
     replaced = await Session.get_pymongo_collection().update_one(
@@ -129,7 +134,8 @@ async def end_other_sign_ins(session: Session) -> None:
 async def end_sessions(user_id: PydanticObjectId) -> None:
     """End every token of a user, at once and on every worker.
 
-    Change the user first (password, role, `isActive`): a sign-in that is under way looks at him last.
+    Where the user is changed as well (password, role, `isActive`), the same command has `SIGN_OUT`: nobody knows whether
+    this one comes to be sent, and a sign-in that is under way looks at the user last.
     """
     await Session.find(Session.userId == user_id).delete()
 
@@ -151,6 +157,7 @@ def _session(sign_in: _SignIn, settings: Settings, where: Whereabouts, *, now: d
         id=secrets.token_hex(16),
         userId=sign_in.user_id,
         family=sign_in.family,
+        signOuts=sign_in.sign_outs,
         createdAt=now,
         expiresAt=min(now + timedelta(seconds=settings.token_lifetime), sign_in.ends),
         signedInAt=sign_in.began,

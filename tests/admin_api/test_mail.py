@@ -9,9 +9,30 @@ from typing import Any
 
 import pytest
 from aiosmtpd.smtp import SMTP, AuthResult
+from hypothesis import Phase, example, given, settings
+from hypothesis import strategies as st
 
+from admin_api.auth.emails import parse_email
 from admin_api.mail import MOST_WAITING, Mail, Mailer
 from proxy.settings import Settings
+
+
+def parsed(typed: str) -> str | None:
+    """Return an address as it is stored, or `None` when it is none."""
+    try:
+        return parse_email(typed)
+    except ValueError:
+        return None
+
+
+ENCODED_WORDS = [
+    "=?utf-8?q??=@example.com",
+    "=?utf-8?q?asha?=@example.com",
+    "=?utf-8?q?other=40example.net=2c?=@example.com",
+    "=?utf-8?q?=ff?=@example.com",
+]
+LOCAL_PARTS = st.text("abq8=?.+'_-", min_size=1, max_size=30) | st.text(min_size=1, max_size=10)
+TYPED = st.builds("{}@{}".format, LOCAL_PARTS, st.sampled_from(["example.com", "b" * 60 + ".example.com"]))
 
 
 class Recorder:
@@ -60,6 +81,26 @@ async def test_a_mail_arrives() -> None:
         assert (envelope.mail_from, envelope.rcpt_tos) == ("no-reply@example.com", ["asha@example.com"])
         assert b"https://app.example.com/x?y=3Dz" in envelope.content or b"x?y=z" in envelope.content
         assert b"From: AI Pasta <no-reply@example.com>" in envelope.content
+
+
+@given(st.lists(TYPED, min_size=20, max_size=40))
+@example(ENCODED_WORDS)
+@settings(max_examples=20, deadline=None, phases=[Phase.explicit, Phase.generate])
+async def test_a_mail_goes_to_the_stored_address(typed: list[str]) -> None:
+    """Whatever passes for an address is the one recipient, letter by letter, in the envelope and in the mail."""
+    recorder = Recorder()
+    addresses = [*filter(None, map(parsed, typed)), "last@example.com"]
+    async with (
+        serving(lambda: SMTP(recorder, enable_SMTPUTF8=True)) as port,
+        mailer(smtp_url=f"smtp://127.0.0.1:{port}") as sender,
+    ):
+        for address in addresses:
+            sender.send(Mail(address, "x", "y"))
+        await asyncio.wait_for(sender._queue.join(), 60)
+    assert [envelope.rcpt_tos for envelope in recorder.taken] == [[address] for address in addresses]
+    for address, envelope in zip(addresses, recorder.taken, strict=True):
+        header = envelope.content.partition(b"Subject: ")[0].partition(b"To:")[2]
+        assert header.strip() == address.encode()
 
 
 async def test_a_refusal_is_tried_again() -> None:
@@ -116,10 +157,21 @@ async def test_nobody_waits_for_a_slow_server() -> None:
 
 
 async def test_a_mail_that_cannot_be_written_harms_no_other() -> None:
-    """A subject with a line break is nobody's header: it is given up, and the next mail leaves."""
+    """A line break in a subject, or an address that reads as another one in a header: given up, and the next leaves."""
     recorder = Recorder()
-    async with serving(lambda: SMTP(recorder)) as port, mailer(smtp_url=f"smtp://127.0.0.1:{port}") as sender:
+    async with (
+        serving(lambda: SMTP(recorder, enable_SMTPUTF8=True)) as port,
+        mailer(smtp_url=f"smtp://127.0.0.1:{port}") as sender,
+    ):
         sender.send(Mail("asha@example.com", "x\nBcc: all@example.com", "y"))
+        for address in (
+            *ENCODED_WORDS,
+            "asha",
+            '"asha r"@example.com',
+            "asha@example.com, other@example.com",
+        ):
+            sender.send(Mail(address, "x", "y"))
         sender.send(Mail("asha@example.com", "next", "y"))
         await asyncio.wait_for(recorder.arrived.wait(), 15)
         assert [b"Subject: next" in envelope.content for envelope in recorder.taken] == [True]
+        assert recorder.taken[0].rcpt_tos == ["asha@example.com"]

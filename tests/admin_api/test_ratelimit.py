@@ -11,13 +11,15 @@ from typing import Any
 
 import httpx
 import pytest
+from httpx_aiohttp import AiohttpTransport
 from pymongo.read_concern import ReadConcern
 
+from admin_api import ratelimit
 from admin_api.ratelimit import LONGEST_BACK_OFF, RateLimiter, subject_of
 from proxy import database
 from proxy.clock import utc_now
 from proxy.database import Database
-from proxy.errors import RateLimited
+from proxy.errors import RateLimited, Unavailable
 from proxy.settings import Settings
 from tests.admin_api.accounts import Account, message_of, signed_in, user_with_password
 from tests.gateway import PASSWORD, RunningGateway, running_gateway
@@ -241,8 +243,8 @@ async def test_guessing_at_once_gains_nothing(mongodb_uri: str) -> None:
 
 
 @pytest.mark.usefixtures("production_timeouts")
-async def test_without_a_database_nobody_is_refused() -> None:
-    """An outage opens the limits, and is noticed once a second, not once for every rule of a request."""
+async def test_without_a_database_comfort_is_open_and_passwords_are_not() -> None:
+    """What cannot be counted is let pass or told to come again; an outage is noticed once a second, not for every rule."""
     loop = asyncio.get_running_loop()
     silent = await loop.create_server(asyncio.Protocol, "127.0.0.1", 0)
     port = silent.sockets[0].getsockname()[1]
@@ -250,10 +252,59 @@ async def test_without_a_database_nobody_is_refused() -> None:
         limiter, now = RateLimiter(opened, Settings()), utc_now()
         assert await limiter.take("api", "somebody", now) is None
         begun = loop.time()
-        assert [await limiter.take("auth", "somebody", now) for _ in range(100)] == [None] * 100
-        await limiter.begin_attempt("asha", "a", now)
+        assert [await limiter.take("chat", "somebody", now) for _ in range(100)] == [None] * 100
+        for _ in range(50):
+            with pytest.raises(Unavailable):
+                await limiter.take("auth", "somebody", now)
+        with pytest.raises(Unavailable):
+            await limiter.begin_attempt("asha", "a", now)
         assert loop.time() - begun < 0.5
         await limiter.attempt_succeeded("asha", "a")
+
+
+@pytest.mark.usefixtures("production_timeouts")
+async def test_a_crowd_of_guesses_gains_nothing(mongodb_uri: str) -> None:
+    """Of six hundred guesses at once no more are checked than are allowed one by one, and none once they are refused."""
+    limits = {**STRICT, "api": {"requests": 100_000}}
+    async with running_gateway(mongodb_uri, rate_limits=limits) as gateway:
+        user = await user_with_password(gateway)
+        # Without the client's own limit of connections, which would let but a hundred in at once.
+        transport = AiohttpTransport(trust_env=False, limits=httpx.Limits(max_connections=None))
+        async with httpx.AsyncClient(base_url=gateway.base_url, transport=transport, timeout=60) as crowd:
+            for checked in (gateway.parts.settings.rate_limits.auth.requests, 0):
+                guesses = [{"email": user.email, "password": f"guess {number}"} for number in range(600)]
+                answers = await asyncio.gather(
+                    *(crowd.post("/api/auth/login", json=guess) for guess in guesses)
+                )
+                refused = [answer for answer in answers if answer.status_code != 401]
+                assert len(answers) - len(refused) <= checked
+                for answer in refused:
+                    assert answer.status_code in (429, 503)
+                    assert message_of(answer, answer.status_code)
+
+
+async def test_what_is_over_is_not_asked_for_again(mongodb_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A window is known to be over until it ends, whatever becomes of its counter; so much is known, and no more."""
+    monkeypatch.setattr(ratelimit, "MOST_REMEMBERED", 3)
+    async with (
+        limiter_for(mongodb_uri, api={"requests": 1, "seconds": 60}) as limiter,
+        store(mongodb_uri) as opened,
+    ):
+        now = utc_now()
+
+        async def is_over(subject: str, after: float = 0) -> bool:
+            window = await limiter.take("api", subject, now + timedelta(seconds=after))
+            assert window is not None
+            return window.is_over
+
+        assert [await is_over("a"), await is_over("a")] == [False, True]
+        await opened["ratelimits"].delete_many({})
+        assert await is_over("a", 59)
+        assert not await is_over("a", 60)
+        for subject in "bcde":
+            assert [await is_over(subject), await is_over(subject)] == [False, True]
+        assert list(limiter._over) == ["api:c", "api:d", "api:e"]
+        assert await is_over("b")
 
 
 async def test_counters_are_forgotten_and_name_nobody(mongodb_uri: str) -> None:

@@ -16,6 +16,8 @@ from admin_api.auth.emails import account_of, candidates, parse_email
         ("юзер@пример.рф", "юзер@xn--e1afmkfd.xn--p1ai"),
         ("jo@münchen.de", "jo@xn--mnchen-3ya.de"),
         ("jose\u0301@example.com", "jos\u00e9@example.com"),
+        ("J\u030can@example.com", "\u01f0an@example.com"),
+        ("a=b?c@example.com", "a=b?c@example.com"),
     ],
 )
 def test_an_address_is_stored_in_lower_case_and_otherwise_as_it_is(typed: str, stored: str) -> None:
@@ -43,10 +45,13 @@ def test_an_address_is_stored_in_lower_case_and_otherwise_as_it_is(typed: str, s
         "a@" + "b" * 64 + ".com",
         "a@" + "b." * 130 + "com",
         "asha@example.com, other@example.com",
+        "=?utf-8?q??=@example.com",
+        "=?utf-8?q?other=40example.net=2c?=@example.com",
+        "a.=?utf-8?b?eA==?=@example.com",
     ],
 )
 def test_what_is_no_address_is_refused(typed: str) -> None:
-    """No list, no display name, no control character and no empty part passes for an address."""
+    """No list, no display name, no control character, no encoded word and no empty part passes for an address."""
     with pytest.raises(ValueError, match="not a valid e-mail address"):
         parse_email(typed)
 

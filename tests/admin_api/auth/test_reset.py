@@ -165,6 +165,23 @@ async def test_nobody_learns_who_has_an_account(mongodb_uri: str) -> None:
         assert mailbox.mails.empty()
 
 
+async def test_of_two_with_one_address_each_gets_his_own_link(mongodb_uri: str) -> None:
+    """Where a stranger has got the form that a user types, each mail goes to its account's own address and resets that."""
+    async with (
+        mail_server() as (mailbox, url),
+        running_gateway(mongodb_uri, smtp_url=url, frontend_url=FRONTEND) as gateway,
+    ):
+        accounts = {"asharao@gmail.com": await gateway.user(), "asha.rao@gmail.com": await gateway.user()}
+        for email, user in accounts.items():
+            await user.update({"$set": {"email": email}})
+        await forgot(gateway, "Asha.Rao@Gmail.com")
+        links = dict([await mailbox.next_link(), await mailbox.next_link()])
+        assert links.keys() == accounts.keys()
+        for email, token in links.items():
+            answer = await reset(gateway, token)
+            assert answer.json()["data"]["user"]["_id"] == str(accounts[email].id)
+
+
 async def test_an_account_gets_few_mails(mongodb_uri: str) -> None:
     """Nobody can fill a mailbox: after the third request the answer stays the same and no mail leaves."""
     limits = {"development_factor": 1, "auth": {"requests": 100}}

@@ -7,15 +7,26 @@ from datetime import datetime, timedelta
 
 import httpx
 import pytest
+from pymongo.errors import AutoReconnect
 
+from admin_api.auth.service import set_password
 from admin_api.auth.sessions import LONGEST_SIGN_IN, end_sessions, open_session, refresh_session
 from admin_api.auth.whereabouts import Whereabouts
 from proxy import tokens
 from proxy.clock import utc_now
+from proxy.core.routing import Role
 from proxy.documents import Session, User
 from proxy.errors import Unauthenticated
-from tests.admin_api.accounts import Account, is_good, message_of, signed_in, token_of
-from tests.gateway import RunningGateway, running_gateway
+from tests.admin_api.accounts import (
+    NEW_PASSWORD,
+    Account,
+    is_good,
+    message_of,
+    password_hash,
+    signed_in,
+    token_of,
+)
+from tests.gateway import PASSWORD, RunningGateway, running_gateway
 
 
 class Clock:
@@ -138,13 +149,49 @@ async def test_a_sign_in_that_is_overtaken_opens_no_session(mongodb_uri: str) ->
     async with running_gateway(mongodb_uri) as gateway:
         account = await signed_in(gateway)
         now = utc_now()
-        await User.get_pymongo_collection().update_one(
-            {"_id": account.id}, {"$set": {"passwordChangedAt": now}}
-        )
-        await end_sessions(account.id)
+        assert await set_password({"_id": account.id}, password_hash(), now=now) is not None
         with pytest.raises(Unauthenticated):
             await open_session(account.user, gateway.parts.settings, Whereabouts(), now=now)
         assert await Session.find_all().count() == 0
+
+
+@pytest.mark.parametrize("fields", [{}, {"signOuts": ""}], ids=["new", "of before there was a number"])
+async def test_a_change_that_is_cut_short_ends_every_token(
+    mongodb_uri: str, monkeypatch: pytest.MonkeyPatch, fields: dict[str, str]
+) -> None:
+    """A new password, role or deactivation that was stored ends the tokens, though their sessions could not be deleted."""
+
+    async def fails(_user_id: object) -> None:
+        raise AutoReconnect("the database has gone in between")
+
+    async with running_gateway(mongodb_uri) as gateway:
+        admin = await signed_in(gateway, Role.ADMIN)
+        change = {"currentPassword": PASSWORD, "newPassword": NEW_PASSWORD}
+        for path, body in (
+            ("/api/auth/password", change),
+            ("/api/admin/users/{}", {"role": "premium"}),
+            ("/api/admin/users/{}", {"isActive": False}),
+        ):
+            account = await signed_in(gateway)
+            replaced = await token_of(gateway, account.user)
+            other = (await refresh(gateway, replaced)).json()["token"]
+            for name in ("users", "sessions") if fields else ():
+                await gateway.parts.database[name].update_many({}, {"$unset": fields})
+            assert await is_good(gateway, other)
+            with monkeypatch.context() as patch:
+                patch.setattr("admin_api.auth.service.end_sessions", fails)
+                patch.setattr("admin_api.admin.service.end_sessions", fails)
+                actor = account if body is change else admin
+                answer = await actor.send("PATCH", path.format(account.id), body)
+                assert message_of(answer, 503)
+            await account.user.update({"$set": {"isActive": True}})
+            assert await Session.find(Session.userId == account.id).count() == 3
+            for token in (account.token, other, replaced):
+                assert not await is_good(gateway, token)
+                assert (await refresh(gateway, token)).status_code == 401
+            user = await User.get(account.id)
+            assert user is not None
+            assert await is_good(gateway, await token_of(gateway, user))
 
 
 async def test_a_refresh_that_is_overtaken_opens_no_session(mongodb_uri: str) -> None:
