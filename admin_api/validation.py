@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from sanic import Request
 
 from admin_api.schema import Schema
+from proxy.core.fields import count_openings
 from proxy.errors import InvalidRequest, NotFound, PayloadTooLarge, UnsupportedMedia
 
 MAX_BODY_BYTES = 64 * 2**10
@@ -31,6 +32,7 @@ def read_body(request: Request, schema: type[Body], *, limit: int = MAX_BODY_BYT
         raise UnsupportedMedia("Send the body without a content encoding.")
     if len(request.body) > limit:
         raise PayloadTooLarge(f"The body must not be larger than {limit} bytes.")
+    count_openings(request.body)
     try:
         values = orjson.loads(request.body or b"{}")
     except orjson.JSONDecodeError as exc:

@@ -39,7 +39,7 @@ _MESSAGES_PER_PAGE = 50
 blueprint = Blueprint("api-chat", url_prefix="/api/chat")
 
 
-@blueprint.post("/", ctx_takes_chat=True)
+@blueprint.post("/", ctx_takes_chat=True, ctx_admit=access.signed_in)
 @access.user
 @ratelimit.by_user("chat")
 async def send_message(request: Request, caller: SignedIn) -> HTTPResponse | None:

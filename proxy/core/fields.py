@@ -27,14 +27,7 @@ _CALLERS_TOOLS = ("function", "custom")
 
 def decode(raw: bytes) -> dict[str, Any]:
     """Decode a request body; raise `InvalidRequest` if it is no object that we could send on."""
-    # (`raw.count` takes 72 us for the 100 KB of a long prompt, as it looks at each byte; this 4.)
-    openings = len(raw) - len(raw.replace(b"{", b"").replace(b"[", b""))
-    # Each takes two bytes at least, so a body of usual size has never too many.
-    if len(raw) > 2 * MOST_CONTAINERS and _has_too_many(raw, openings):
-        raise InvalidRequest(
-            f"The request body must not have more than {MOST_CONTAINERS:,} objects and lists"
-            f" and {MOST_VALUES:,} values in all."
-        )
+    openings = count_openings(raw)
     try:
         body = orjson.loads(raw)
     except orjson.JSONDecodeError as exc:
@@ -145,6 +138,19 @@ def paid_extras(body: Mapping[str, Any], *, names: Iterable[str] = ("plugins", "
 def is_server_tool(tool: object) -> bool:
     """Say whether a tool is one that the provider knows of itself, and not the caller's own function."""
     return isinstance(tool, dict) and tool.get("type", "function") not in _CALLERS_TOOLS
+
+
+def count_openings(raw: bytes) -> int:
+    """Count the brackets and braces of a text of JSON; raise `InvalidRequest` where it has more values than we read."""
+    # (`raw.count` takes 72 us for the 100 KB of a long prompt, as it looks at each byte; this 4.)
+    openings = len(raw) - len(raw.replace(b"{", b"").replace(b"[", b""))
+    # Each takes two bytes at least, so a body of usual size has never too many.
+    if len(raw) > 2 * MOST_CONTAINERS and _has_too_many(raw, openings):
+        raise InvalidRequest(
+            f"The request body must not have more than {MOST_CONTAINERS:,} objects and lists"
+            f" and {MOST_VALUES:,} values in all."
+        )
+    return openings
 
 
 def _model_id(value: object, param: str) -> str:

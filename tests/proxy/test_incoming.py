@@ -33,7 +33,7 @@ async def test_nobody_waits_for_the_body_of_a_stranger(mongodb_uri: str) -> None
     """Without a key, or with a wrong one, a large body is 401 by its head, in the path's shape, and the end."""
     async with running_gateway(mongodb_uri) as gateway:
         wrong = bearing(await gateway.key()).replace(b"aipasta_", b"aipasta_x")
-        for path in PATHS:
+        for path in (*PATHS, b"/api/chat"):
             for key in (b"", wrong, b"Authorization: Basic eDp5\r\n"):
                 for more in (b"", b"Expect: 100-continue\r\n"):
                     answer = await exchange(gateway.base_url, head_of(path, key, LARGE, more))

@@ -153,6 +153,16 @@ async def test_pictures_that_cannot_be_sent(mongodb_uri: str) -> None:
         assert len(play.openrouter.books) == len(play.huggingface.books) == 0
 
 
+async def test_more_values_than_anybody_reads(mongodb_uri: str) -> None:
+    """A body of very many values is refused before it is read: reading it would keep everybody else waiting."""
+    async with playground(mongodb_uri) as play:
+        person = await play.person()
+        refused = await person.say("look", FREE, attachments=[{}] * 100_001)
+        assert refused.status_code == 400
+        assert refused.json()["status"] == "fail"
+        assert "100,000 objects and lists" in refused.json()["message"]
+
+
 @pytest.mark.parametrize("stream", [False, True])
 async def test_an_empty_answer(mongodb_uri: str, *, stream: bool) -> None:
     """A model that says nothing, or only thinks, has answered nothing: that is stored, and sent as no context."""
