@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -24,6 +25,7 @@ Process = subprocess.Popen[bytes] | Child
 PROJECT = Path(__file__).resolve().parent.parent
 PASSWORD = "a long secret of mine"
 START_SECONDS = 40.0
+_PORTS = range(10_000, 27_000)  # below those of outgoing connections, and of MongoDB
 
 
 @dataclass
@@ -171,11 +173,11 @@ def _whole(file: BinaryIO) -> str:
 
 
 def free_port() -> int:
-    """Return a port that nobody listens on."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
-    assert isinstance(port, int)
-    return port
+    """Return a port that nobody listens on, and that no connection is given before somebody does."""
+    while True:
+        port = random.choice(_PORTS)
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
 
 
 def _wait_until_ready(server: ServerProcess) -> None:

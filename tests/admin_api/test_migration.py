@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import socket
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -36,6 +35,7 @@ from tests.admin_api.original import (
     write_original,
 )
 from tests.admin_api.playground import FREE, playground
+from tests.server_process import free_port
 
 SOON = timedelta(days=1)
 
@@ -62,12 +62,6 @@ async def everything(store: Database) -> dict[str, Any]:
             await store[name].index_information(),
         )
     return found
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
 
 
 def command(project: Path, uri: str, data_dir: Path, name: str) -> Any:
