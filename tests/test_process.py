@@ -215,6 +215,7 @@ def test_idle_connections_do_not_delay_the_end(tmp_path: Path, mongodb_uri: str)
         assert server.stop(10) == 0
 
 
+@pytest.mark.long
 def test_a_stream_longer_than_the_drain_is_ended(tmp_path: Path, mongodb_uri: str) -> None:
     """A stream that outlasts DRAIN_SECONDS gets an error event, and what it used is recorded as a shutdown."""
     with OpenRouter().in_thread() as openrouter:

@@ -116,7 +116,8 @@ def test_workers_do_not_outlive_their_parent(tmp_path: Path, mongodb_uri: str) -
             assert successor.stop() == 0
 
 
-@pytest.mark.parametrize("workers", [pytest.param("1", marks=pytest.mark.long), "2"])
+@pytest.mark.long
+@pytest.mark.parametrize("workers", ["1", "2"])
 def test_a_new_version_takes_over(tmp_path: Path, mongodb_uri: str, workers: str) -> None:
     """With REUSE_PORT a newer gateway serves on the port while the old one lets its streams end, and nobody is refused."""
     with OpenRouter().in_thread() as openrouter:

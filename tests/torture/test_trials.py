@@ -17,6 +17,7 @@ def assert_holds(trial: Trial) -> None:
     assert trial.holds, [(claim.text, claim.finding) for claim in trial.claims if not claim.holds]
 
 
+@pytest.mark.long
 async def test_a_crowd_never_overspends_a_budget(tmp_path: Path) -> None:
     """Hundreds at once over two gateways, leaving at every phase, stay within a budget for a part of them."""
     assert_holds(await trials.spend(tmp_path, random.Random(SEED), parallel=150, gateways=2))
