@@ -141,9 +141,8 @@ class Worker:
         event = usage_event(reservation, settlement)
         event["journal"], event["offset"] = self.journal.name, self.journal.end
         document = encoded(event)
-        del self._open[
-            request_id
-        ]  # not before: what cannot be written down is open, and found by whoever comes next
+        # Not before: what cannot be written down is open, and found by whoever comes next.
+        del self._open[request_id]
         offset = self._close(request_id, event, document)
         self._group.ended(slice_, reservation.held, Closed(offset, event, document))
         self._serve_those_who_wait(slice_)
