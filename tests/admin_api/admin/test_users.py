@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from typing import Any
 
 import httpx
@@ -82,16 +81,15 @@ async def test_a_query_that_makes_no_sense_is_refused(mongodb_uri: str) -> None:
 async def test_the_search_is_bounded_in_time(mongodb_uri: str) -> None:
     """A pattern that would backtrack for ever is only text, and the database is told how long it may look."""
     async with playground(mongodb_uri) as place:
-        admin = await place.person(Role.ADMIN)
+        admin, namesake = await place.person(Role.ADMIN), await place.person()
         await admin.user.update({"$set": {"name": "a" * 50}})
+        await namesake.user.update({"$set": {"name": "called (a+)+$ by all"}})
         database = place.gateway.parts.database
         await database.command("profile", 2)
         try:
-            began = time.monotonic()
             response = await admin.get(f"{USERS}?search=(a%2B)%2B%24")
             assert response.status_code == 200
-            assert ids(response) == []
-            assert time.monotonic() - began < 1
+            assert ids(response) == [str(namesake.user.id)]
         finally:
             await database.command("profile", 0)
         profiled = await database["system.profile"].find({"ns": f"{database.name}.users"}).to_list()
