@@ -22,7 +22,7 @@ FREE = "liquid/lfm-2.5-2.6b:free"
 LLAMA = "meta-llama/llama-3.3-70b-instruct"
 OSS = "openai/gpt-oss-120b"
 KEYS: Mapping[type, str] = {OpenRouter: "sk-or-v1-test", HuggingFace: "hf_test", OpenAICompatible: "none"}
-SECONDS = 10
+SECONDS = 60
 UPSTREAMS: list[tuple[Callable[[], SimulatedUpstream], str]] = [
     (OpenRouter, MINI),
     (HuggingFace, OSS),
@@ -138,7 +138,7 @@ def leave(
             await upstream.books.until(lambda books: any(map(when, books)), SECONDS)
             waiting.cancel()
             await asyncio.wait([waiting])
-            await upstream.idle(2)
+            await upstream.idle(SECONDS)
             return upstream.books[0]
 
     entry: Entry = run(talk())
