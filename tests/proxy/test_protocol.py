@@ -261,7 +261,7 @@ async def test_a_call_without_room_is_refused_by_its_head(mongodb_uri: str) -> N
         gateway = stage.gateway
         stage.plain.script.always(Behaviour(delay_headers=30))
         running = asyncio.create_task(gateway.chat(await gateway.key(), ask(PLAIN)))
-        await stage.plain.books.until(lambda books: len(books) == 1, 10)
+        await stage.plain.books.until(lambda books: len(books) == 1)
         for path in (
             b"/v1/chat/completions",
             b"/v1/embeddings",
