@@ -128,12 +128,19 @@ class Deletions:
         try:
             await self._mark_expired()
             finished = await self.finish_all()
+            await self._delete_orphans()
         except PyMongoError as exc:
             log.warning("unfinished deletions wait for the database", cause=str(exc)[:200])
             return False
         if finished:
             log.info("finished deletions", accounts_and_sessions=finished)
         return True
+
+    async def _delete_orphans(self) -> None:
+        with pymongo.timeout(_PATIENCE_SECONDS):
+            orphaned = await sessions.delete_orphans(self._gateway.clock())
+        if orphaned:
+            log.info("deleted messages without a session", sessions=orphaned)
 
     async def _mark_expired(self) -> None:
         days = self._gateway.settings.chat.session_days
