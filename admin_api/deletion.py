@@ -131,9 +131,16 @@ class Deletions:
     async def _finish_what_is_due(self) -> int:
         await self._mark_expired()
         finished = await self.finish_all()
+        await self._delete_orphans()
         if finished:
             log.info("finished deletions", accounts_and_sessions=finished)
         return finished
+
+    async def _delete_orphans(self) -> None:
+        with pymongo.timeout(_PATIENCE_SECONDS):
+            orphaned = await sessions.delete_orphans(self._gateway.clock())
+        if orphaned:
+            log.info("deleted messages without a session", sessions=orphaned)
 
     async def _mark_expired(self) -> None:
         days = self._gateway.settings.chat.session_days

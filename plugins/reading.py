@@ -91,7 +91,8 @@ def usage(record: object) -> Usage | None:
     output = _part(record, "completion_tokens_details")
     # Seen live: 2590 reasoning tokens in 2567 completion tokens.
     reasoning = count(output.get("reasoning_tokens")) or 0
-    # Hardly any answer has these: they are not worth three calls.
+    # Hardly any answer has these: they are not worth a call each.
+    lasting = details.get("cache_write_1h_tokens")
     heard, said, seen = details.get("audio_tokens"), output.get("audio_tokens"), output.get("image_tokens")
     spoken = min(count(said) or 0, completion) if said else 0
     return Usage(
@@ -107,6 +108,7 @@ def usage(record: object) -> Usage | None:
         audio_tokens=min(count(heard) or 0, prompt) if heard else 0,
         audio_output_tokens=spoken,
         image_output_tokens=min(count(seen) or 0, completion - spoken) if seen else 0,
+        cache_write_1h_tokens=min(count(lasting) or 0, written) if lasting else 0,
     )
 
 

@@ -11,13 +11,21 @@ from proxy.core.values import frozen
 
 @frozen
 class Counted:
-    """The tokens of a request; `cached` and `cache_write` are parts of `prompt`, `reasoning` of `completion`."""
+    """The tokens of a request; `cached` and `cache_write` are parts of `prompt`, `reasoning` of `completion`.
+
+    The others are those that few requests have, each with a price of its own: parts of `cache_write`, of `prompt`, and
+    two of `completion`.
+    """
 
     prompt: int = 0
     completion: int = 0
     cached: int = 0
     cache_write: int = 0
     reasoning: int = 0
+    cache_write_1h: int = 0
+    audio: int = 0
+    audio_output: int = 0
+    image_output: int = 0
 
     @property
     def total(self) -> int:
@@ -81,4 +89,8 @@ def counted(usage: Usage) -> Counted:
         cached=usage.cached_tokens,
         cache_write=usage.cache_write_tokens,
         reasoning=usage.reasoning_tokens,
+        cache_write_1h=usage.cache_write_1h_tokens,
+        audio=usage.audio_tokens,
+        audio_output=usage.audio_output_tokens,
+        image_output=usage.image_output_tokens,
     )

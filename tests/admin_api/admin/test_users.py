@@ -7,7 +7,10 @@ from typing import Any
 
 import httpx
 import pytest
+from beanie import PydanticObjectId
 
+from admin_api.users import deletion
+from proxy.clock import utc_now
 from proxy.core.routing import Role
 from tests.admin_api.playground import FREE, Person, playground
 
@@ -249,6 +252,20 @@ async def test_a_deleted_user_is_gone_and_his_events_stay(mongodb_uri: str) -> N
         assert len(await place.gateway.events()) == 1
         await asyncio.sleep(1.05)
         assert (await place.gateway.chat(key, {"model": FREE, "messages": []})).status_code == 401
+
+
+async def test_a_user_who_is_being_deleted_is_not_revived(mongodb_uri: str) -> None:
+    """An admin's change meets nobody there: a key of an account that is on its way out does not work again."""
+    async with playground(mongodb_uri) as place:
+        admin, person = await place.person(Role.ADMIN), await place.person()
+        key = await place.gateway.key(person.user)
+        await deletion.mark(PydanticObjectId(person.user.id), now=utc_now())
+        marked = await place.documents("users", _id=person.user.id)
+        for changes in ({"isActive": True}, {"role": "premium"}, {"usageLimits": {"dailyRequests": 9}}):
+            assert (await admin.patch(path(person), changes)).status_code == 404
+        assert await place.documents("users", _id=person.user.id) == marked
+        body = {"model": FREE, "messages": [{"role": "user", "content": "hello"}]}
+        assert (await place.gateway.chat(key, body)).status_code == 401
 
 
 async def test_every_admin_write_is_recorded(mongodb_uri: str) -> None:
