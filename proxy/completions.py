@@ -56,7 +56,11 @@ class Completions:
         self._services = services
         self._catalog = catalog
         self._ways = Ways(catalog.current)
-        self._bounds = bounds
+        # One by one, for a model of pydantic's takes long to be asked, and each call would ask it five times.
+        self._most_calls = bounds.concurrent_requests
+        self._media = bounds.media
+        self._default_output_tokens = bounds.default_output_tokens
+        self._extras_usd = bounds.extras_usd
         self._keep_alive_seconds = keep_alive_seconds
         self._running: dict[asyncio.Task[Answer], Exchange] = {}
         self._ticker: asyncio.Task[None] | None = None
@@ -70,7 +74,7 @@ class Completions:
     @property
     def is_full(self) -> bool:
         """Say whether there are as many calls as there may be."""
-        return len(self._running) >= self._bounds.concurrent_requests
+        return len(self._running) >= self._most_calls
 
     async def start(self) -> None:
         """Begin to keep silent streams alive, and the metrics of what changes with time."""
@@ -167,7 +171,7 @@ class Completions:
         return Plan(call.asked, way.targets, self._want(call, way), caller.on_disconnect)
 
     def _want(self, call: Call, way: Way) -> Want:
-        asked, media, context = call.asked, self._bounds.media, way.context_length
+        asked, media, context = call.asked, self._media, way.context_length
         key_limits, first = call.caller.key_limits, way.targets[0]
         has_budget = key_limits is not None and key_limits.has_budget
         extras = self._extras(asked, way.price) if has_budget else ZERO
@@ -181,9 +185,7 @@ class Completions:
             key_limits=key_limits,
             demand=Demand(limits.prompt_bound(asked, context, media), way.price, extras),
             prompt_estimate=limits.prompt_estimate(asked, context, media),
-            output_tokens=limits.output_wish(
-                asked, way.max_output_tokens, self._bounds.default_output_tokens
-            ),
+            output_tokens=limits.output_wish(asked, way.max_output_tokens, self._default_output_tokens),
             choices=asked.choices,
             requested_model=asked.model,
             provider=first.entry.provider,
@@ -197,7 +199,7 @@ class Completions:
             raise unpriced(asked.model)
         extras = ZERO
         if asked.paid_extras:
-            if self._bounds.extras_usd is None:
+            if self._extras_usd is None:
                 raise unbounded(asked.paid_extras)
-            extras = self._bounds.extras_usd
-        return extras + limits.surcharges(asked, price, self._bounds.media)
+            extras = self._extras_usd
+        return extras + limits.surcharges(asked, price, self._media)

@@ -208,16 +208,16 @@ def _parse_half_character(data: bytes) -> Any:
 
 def text_bytes(value: Any) -> int:
     """Count the UTF-8 bytes of text that a model has written in a delta, a message, or a part of one."""
-    if isinstance(value, str):
-        return len(value.encode())
     total = 0
     stack = [value]  # no recursion: an upstream chooses how deep it nests
     while stack:
         part = stack.pop()
         if isinstance(part, str):
-            total += len(part.encode())
+            total += len(part) if part.isascii() else len(part.encode())
         elif isinstance(part, list):
-            stack.extend(part)
+            stack += part
         elif isinstance(part, dict):
-            stack += [child for key, child in part.items() if key in TEXT_KEYS]
+            for key, child in part.items():
+                if child and key in TEXT_KEYS:
+                    stack.append(child)
     return total

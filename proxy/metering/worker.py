@@ -92,9 +92,9 @@ class Worker:
 
     async def reserve(self, want: Want) -> Reservation:
         """Admit a request from what is leased, else lease more; raise what refuses it."""
-        if self.is_lost:
+        if self._group.is_lost:
             raise _given_up()
-        if self.backlog >= MOST_UNWRITTEN:
+        if self._group.backlog >= MOST_UNWRITTEN:
             raise Unavailable("The gateway is behind with its books; try again in a moment.", retry_after=2)
         rules = rules_of(want.limits, want.key_id, want.key_limits, want.demand, want.at)
         slice_ = self._group.slices.get(want.user_id)
