@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
-from plugins.contract import Price
+from plugins.contract import Api, Price
 from proxy.core.api import ApiRequest
 from proxy.core.pricing import ZERO, surcharge
 from proxy.core.prompt import size
@@ -62,7 +62,7 @@ def prompt_bound(request: ApiRequest, context_length: int | None, media: MediaTo
         + prompt.audios * media.audio
         + prompt.files * media.file
     )
-    return bound if context_length is None else min(bound, context_length)
+    return _readable(bound, request, context_length)
 
 
 def surcharges(request: ApiRequest, price: Price, media: MediaTokens) -> Decimal:
@@ -89,7 +89,7 @@ def prompt_estimate(request: ApiRequest, context_length: int | None, media: Medi
         + prompt.audios * media.audio
         + prompt.files * media.file
     )
-    return guess if context_length is None else min(guess, context_length)
+    return _readable(guess, request, context_length)
 
 
 def output_wish(request: ApiRequest, most: int | None, default: int) -> int:
@@ -102,3 +102,12 @@ def output_wish(request: ApiRequest, most: int | None, default: int) -> int:
 def completion_estimate(deltas: int, output_bytes: int) -> int:
     """Return a fair guess of the tokens in a stream that was cut before its usage record."""
     return max(deltas, -(-output_bytes // _BYTES_PER_TOKEN))
+
+
+def _readable(tokens: int, request: ApiRequest, context_length: int | None) -> int:
+    """Return how many of so many tokens a model reads: of a chat what its context holds, of texts to embed that of each."""
+    if context_length is None:
+        return tokens
+    return min(
+        tokens, context_length * (request.prompt.messages if request.form.api is Api.EMBEDDINGS else 1)
+    )

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from proxy.core import limits
 from proxy.core.api import ApiRequest, parse
 from proxy.core.chat import CHAT
+from proxy.core.embeddings import EMBEDDINGS
 from proxy.core.limits import MediaTokens
 
 MEDIA = MediaTokens(image=6000, audio=20_000, file=100_000)
@@ -38,6 +39,20 @@ def test_a_prompt_is_bounded_by_its_bytes_and_by_the_context() -> None:
     assert limits.prompt_bound(asked, None, MEDIA) >= 2000 + limits.TOKENS_PER_MESSAGE
     assert limits.prompt_bound(asked, 512, MEDIA) == 512
     assert limits.prompt_bound(asked, 10**6, MEDIA) == limits.prompt_bound(asked, None, MEDIA)
+
+
+def test_every_text_to_embed_has_a_context_of_its_own() -> None:
+    """Many texts take many times what one takes, which the context bounds, in what is held and in what is guessed."""
+    asked = EMBEDDINGS.read({"model": "m", "input": ["word " * 4_000] * 100})
+    assert limits.prompt_bound(asked, 8_192, MEDIA) == 100 * 8_192
+    assert (
+        limits.prompt_bound(asked, 100_000, MEDIA) == limits.prompt_bound(asked, None, MEDIA) >= 100 * 20_000
+    )
+    assert (
+        limits.prompt_estimate(asked, 8_192, MEDIA)
+        == limits.prompt_estimate(asked, None, MEDIA)
+        >= 100 * 5_000
+    )
 
 
 def test_media_have_bounds_of_their_own() -> None:
