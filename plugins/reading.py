@@ -91,6 +91,8 @@ def usage(record: object) -> Usage | None:
     output = _part(record, "completion_tokens_details")
     # Seen live: 2590 reasoning tokens in 2567 completion tokens.
     reasoning = count(output.get("reasoning_tokens")) or 0
+    if (total := record.get("total_tokens")) != prompt + completion:
+        completion += _thought_beside(prompt + completion, count(total), reasoning, cached + written)
     # Hardly any answer has these: they are not worth three calls.
     heard, said, seen = details.get("audio_tokens"), output.get("audio_tokens"), output.get("image_tokens")
     spoken = min(count(said) or 0, completion) if said else 0
@@ -119,6 +121,13 @@ def _completed(
     if completion is None and prompt is not None and total is not None:
         return prompt, total - prompt
     return prompt, completion
+
+
+def _thought_beside(told: int, total: int | None, reasoning: int, cached: int) -> int:
+    """Work out the reasoning that xAI counts beside the completion, and Google in the total alone; both bill it as output."""
+    unseen = 0 if total is None else max(0, total - told)
+    # A total that counts cached tokens beside the prompt says nothing of the output.
+    return unseen if unseen == reasoning or (not reasoning and unseen != cached) else 0
 
 
 def _part(record: Json, key: str) -> Json:
