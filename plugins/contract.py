@@ -197,6 +197,7 @@ class Translator(Protocol):
 
     Both methods may raise `ValueError` for what makes no sense; the provider has failed then. An error goes into
     `error`, as OpenAI writes it, and usage into `usage`; `Provider.read_error` and `read_usage` read both there.
+    An event of `[DONE]` ends the stream, as it does OpenAI's, and is not translated.
     """
 
     framing: Framing
@@ -227,7 +228,10 @@ class Provider(Protocol):
         """Read that list; raise `ValueError` when it is not one."""
 
     def api_request(self, call: ApiCall, api_key: str | None) -> UpstreamRequest:
-        """Describe the request for an answer of one of `apis`; usage is always asked for."""
+        """Describe the request for an answer of one of `apis`; usage is always asked for.
+
+        Raise `ValueError` with one line, which the caller gets, when the provider cannot be asked that.
+        """
 
     def translator(self, call: ApiCall) -> Translator | None:
         """Make what translates the answer to a chat request; `None` if it comes in OpenAI's form."""

