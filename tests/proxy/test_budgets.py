@@ -16,6 +16,8 @@ from tests.upstreams import Behaviour
 HEARING = "google/gemini-2.5-flash"
 """A token of sound costs more here than one of text."""
 
+SEARCHING = "perplexity/sonar"
+
 EXTRAS: list[dict[str, Any]] = [
     {"plugins": [{"id": "web"}]},
     {"web_search_options": {}},
@@ -58,6 +60,16 @@ async def test_what_the_operator_bounds_is_held(mongodb_uri: str) -> None:
         statuses, booked = await spend(stage, slow, ask(MINI, max_tokens=20, plugins=[{"id": "web"}]))
         assert statuses == [200] * 2 + [402] * 8
         assert booked == Decimal("0.016")
+
+
+async def test_a_search_that_nobody_asked_for_is_held(mongodb_uri: str) -> None:
+    """A model that searches the web in every answer bills that in every one, and holds it."""
+    async with staged(mongodb_uri) as stage:
+        slow = Behaviour(delay_headers=0.3, web_searches=1)
+        statuses, booked = await spend(stage, slow, ask(SEARCHING, max_tokens=20))
+        assert statuses == [200] * 3 + [402] * 7
+        assert Decimal("0.015") < booked <= Decimal(MOST)
+        assert not any(event["overHold"] for event in await stage.gateway.events())
 
 
 async def test_sound_is_held_at_its_own_price(mongodb_uri: str) -> None:
