@@ -12,7 +12,6 @@ from datetime import datetime
 from decimal import Decimal
 from functools import partial
 
-from plugins.contract import Price
 from proxy import background
 from proxy.auth import Caller
 from proxy.call import Answer, Client, Plan, Services
@@ -170,7 +169,7 @@ class Completions:
         asked, media, context = call.asked, self._bounds.media, way.context_length
         key_limits, first = call.caller.key_limits, way.targets[0]
         has_budget = key_limits is not None and key_limits.has_budget
-        extras = self._extras(asked, way.price) if has_budget else ZERO
+        extras = self._extras(asked, way) if has_budget else ZERO
         return Want(
             request_id=call.request_id,
             user_id=call.caller.user_id,
@@ -191,13 +190,13 @@ class Completions:
             stream=asked.stream,
         )
 
-    def _extras(self, asked: ApiRequest, price: Price | None) -> Decimal:
+    def _extras(self, asked: ApiRequest, way: Way) -> Decimal:
         """Bound what a request may cost beside its tokens, for a key whose money is limited; refuse what has no bound."""
-        if price is None:
+        if way.price is None:
             raise unpriced(asked.model)
         extras = ZERO
-        if asked.paid_extras:
+        if way.paid_extras:
             if self._bounds.extras_usd is None:
-                raise unbounded(asked.paid_extras)
+                raise unbounded(way.paid_extras)
             extras = self._bounds.extras_usd
-        return extras + limits.surcharges(asked, price, self._bounds.media)
+        return extras + limits.surcharges(asked, way.price, self._bounds.media)

@@ -10,7 +10,7 @@ import pytest
 
 from proxy.core.routing import Role
 from proxy.limits import Limits
-from tests.proxy.stage import MINI, Stage, ask, staged
+from tests.proxy.stage import FREE, MINI, Stage, ask, staged
 from tests.upstreams import Behaviour
 
 HEARING = "google/gemini-2.5-flash"
@@ -50,6 +50,18 @@ async def test_what_has_no_bound_is_refused_to_a_budget(mongodb_uri: str, extras
         assert len(stage.openrouter.books) == 0
         free_of_it = await stage.gateway.key(role=Role.PREMIUM)
         assert (await stage.gateway.chat(free_of_it, ask(MINI, **extras))).status_code == 200
+
+
+async def test_an_extra_behind_an_alias_is_one(mongodb_uri: str) -> None:
+    """What costs extra does so too where the operator's own name for a model brings it, and not the caller's words."""
+    aliases = {"searching": (f"openrouter/{MINI}:online",), "finding": (f"{FREE}:online",)}
+    async with staged(mongodb_uri, aliases=aliases) as stage:
+        statuses, booked = await spend(stage, Behaviour(), ask("searching"))
+        assert (statuses, booked) == ([400] * 10, Decimal(0))
+        rich, poor = await stage.gateway.key(role=Role.PREMIUM), await stage.gateway.key()
+        assert (await stage.gateway.chat(rich, ask("searching"))).status_code == 200
+        assert (await stage.gateway.chat(poor, ask("finding"))).status_code == 403
+        assert (await stage.gateway.chat(poor, ask(FREE))).status_code == 200
 
 
 async def test_what_the_operator_bounds_is_held(mongodb_uri: str) -> None:
