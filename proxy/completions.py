@@ -181,7 +181,7 @@ class Completions:
             demand=Demand(limits.prompt_bound(asked, context, media), way.price, extras),
             prompt_estimate=limits.prompt_estimate(asked, context, media),
             output_tokens=limits.output_wish(
-                asked, way.max_output_tokens, self._bounds.default_output_tokens
+                asked, way.max_output_tokens, self._bounds.default_output_tokens, context
             ),
             choices=asked.choices,
             requested_model=asked.model,

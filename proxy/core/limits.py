@@ -21,6 +21,8 @@ FEWEST_TOKENS = 16
 """Some providers refuse a smaller output cap, and nobody can use a smaller answer."""
 
 _BYTES_PER_TOKEN = 4
+_TEMPLATE_TOKENS = 256
+"""More than a chat template says of its own before the first message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,11 +94,22 @@ def prompt_estimate(request: ApiRequest, context_length: int | None, media: Medi
     return _readable(guess, request, context_length)
 
 
-def output_wish(request: ApiRequest, most: int | None, default: int) -> int:
-    """Return the output cap of one choice: the caller's, else the smaller of the model's and the default."""
+def output_wish(request: ApiRequest, most: int | None, default: int, context_length: int | None) -> int:
+    """Return the output cap of one choice: the caller's, else the smallest of the model's, the default and what has room."""
     if request.max_tokens is not None:
         return request.max_tokens if most is None else min(request.max_tokens, most)
-    return default if most is None else min(default, most)
+    default = default if most is None else min(default, most)
+    return default if context_length is None else min(default, _room(request, context_length))
+
+
+def _room(request: ApiRequest, context_length: int) -> int:
+    """Return what a context most probably has left beside a prompt: servers refuse a cap that does not fit (vLLM).
+
+    Of pictures and files only the upper bounds are known, so they are not counted.
+    """
+    text = -(-request.prompt.text_bytes // _BYTES_PER_TOKEN)
+    left = context_length - text - text // 2 - request.prompt.messages * TOKENS_PER_MESSAGE - _TEMPLATE_TOKENS
+    return max(left, context_length // 4, 1)
 
 
 def completion_estimate(deltas: int, output_bytes: int) -> int:
