@@ -17,12 +17,13 @@ from proxy.core.prompt import size
 TOKENS_PER_MESSAGE = 16
 """Upper bound of what a chat template adds around one message."""
 
+TEMPLATE_TOKENS = 512
+"""Upper bound of what it says of its own: 72 for `hi` to gpt-oss (Groq), some 500 where Mistral Small gets no system message."""
+
 FEWEST_TOKENS = 16
 """Some providers refuse a smaller output cap, and nobody can use a smaller answer."""
 
 _BYTES_PER_TOKEN = 4
-_TEMPLATE_TOKENS = 256
-"""More than a chat template says of its own before the first message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +64,7 @@ def prompt_bound(request: ApiRequest, context_length: int | None, media: MediaTo
         + prompt.images * media.image
         + prompt.audios * media.audio
         + prompt.files * media.file
+        + TEMPLATE_TOKENS * (request.form.api is not Api.EMBEDDINGS)
     )
     return _readable(bound, request, context_length)
 
@@ -108,7 +110,7 @@ def _room(request: ApiRequest, context_length: int) -> int:
     Of pictures and files only the upper bounds are known, so they are not counted.
     """
     text = -(-request.prompt.text_bytes // _BYTES_PER_TOKEN)
-    left = context_length - text - text // 2 - request.prompt.messages * TOKENS_PER_MESSAGE - _TEMPLATE_TOKENS
+    left = context_length - text - text // 2 - request.prompt.messages * TOKENS_PER_MESSAGE - TEMPLATE_TOKENS
     return max(left, context_length // 4, 1)
 
 

@@ -16,6 +16,7 @@ from tests.upstreams import Behaviour
 HEARING = "google/gemini-2.5-flash"
 """A token of sound costs more here than one of text."""
 
+CLAUDE = "anthropic/claude-haiku-4.5"
 SEARCHING = "perplexity/sonar"
 
 EXTRAS: list[dict[str, Any]] = [
@@ -81,6 +82,23 @@ async def test_a_search_that_nobody_asked_for_is_held(mongodb_uri: str) -> None:
         statuses, booked = await spend(stage, slow, ask(SEARCHING, max_tokens=20))
         assert statuses == [200] * 3 + [402] * 7
         assert Decimal("0.015") < booked <= Decimal(MOST)
+        assert not any(event["overHold"] for event in await stage.gateway.events())
+
+
+@pytest.mark.parametrize(
+    ("tokens", "fields"),
+    [(72, {}), (400, {"tools": [{"type": "function", "function": {"name": "f", "parameters": {}}}]})],
+    ids=["template", "tools"],
+)
+async def test_what_a_provider_adds_to_a_prompt_is_held(
+    mongodb_uri: str, tokens: int, fields: dict[str, Any]
+) -> None:
+    """What a chat template says of its own, and what Claude gets told about tools, are tokens of the prompt as well."""
+    async with staged(mongodb_uri) as stage:
+        slow = Behaviour(delay_headers=0.3, text="yes " * 16, prompt_tokens=tokens)
+        statuses, booked = await spend(stage, slow, ask(CLAUDE, "hi", max_tokens=16, **fields), most="0.0035")
+        assert 200 in statuses
+        assert booked <= Decimal("0.0035")
         assert not any(event["overHold"] for event in await stage.gateway.events())
 
 
