@@ -23,6 +23,8 @@ _END: Final = b"\n\n"
 _CONTENT: Final = re.compile(rb'"content": ?"')
 _MOST_MOULDS: Final = 8
 
+_SOURCES: Final = "annotations"  # of a web search: no tokens of the model's, and often after the last of them
+
 # In a JSON string, what stands for itself: neither a quote, nor an escape, nor a control character.
 _PLAIN: Final = re.compile(rb"[ !#-\[\]-~\x80-\xff]+")
 
@@ -47,7 +49,7 @@ _NO_MOULD: Final = _Mould.of(b"\0", b"")  # what no JSON begins with
 
 
 class ChatStream(AnswerStream):
-    """One streamed completion; `deltas` counts those that bring anything but a role."""
+    """One streamed completion; `deltas` counts those that bring a part of the answer."""
 
     def __init__(
         self,
@@ -212,16 +214,17 @@ class ChatStream(AnswerStream):
         return is_new
 
     def _count_delta(self, delta: Json) -> bool:
-        """Count a delta and the bytes of its text, if it has anything but a role, and say so."""
-        is_new = False
+        """Say whether a delta has anything but a role; count it, and the bytes of its text, if it is of the answer."""
+        is_new = is_output = False
         for key, value in delta.items():
             if not value or key == "role":
                 continue
             is_new = True
+            is_output = is_output or key != _SOURCES
             # Some servers send the same text under both names.
             if key in TEXT_KEYS or (key == "reasoning_content" and not delta.get("reasoning")):
                 self.output_bytes += text_bytes(value)
-        self.deltas += is_new
+        self.deltas += is_output
         return is_new
 
 
