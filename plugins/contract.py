@@ -30,7 +30,7 @@ class Api(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class UpstreamRequest:
-    """One HTTP request for the relay to perform; `path` is relative to the provider's base URL."""
+    """One HTTP request for the relay to perform; `path` begins with a slash and goes behind the provider's base URL."""
 
     method: str
     path: str
