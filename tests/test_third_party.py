@@ -18,6 +18,7 @@ import openai
 import pytest
 from openai import AsyncOpenAI
 
+from proxy.catalog import CatalogError
 from proxy.core.routing import Role
 from tests.gateway import RunningGateway, provider_settings, running_gateway
 from tests.parrot import ParrotServer, serving_parrot
@@ -117,6 +118,34 @@ async def test_whatever_goes_wrong_is_an_error_of_ours(mongodb_uri: str) -> None
             assert (response.status_code, "[DONE]" in response.text) == (502, False), line
         outcomes = {event["outcome"] for event in await gateway.events()}
         assert outcomes == {"upstream_error"}
+
+
+@pytest.mark.parametrize("heard", [-1_000_000, 10**30, 0.5, True])
+@pytest.mark.usefixtures("installed")
+async def test_nonsense_of_a_provider_credits_nobody(mongodb_uri: str, heard: object) -> None:
+    """A plugin that believes what no provider can have counted leaves the request to be estimated."""
+    async with talking(mongodb_uri) as (gateway, parrot):
+        key = await gateway.key(role=Role.PREMIUM)
+        parrot.counted = {"heard": heard, "said": 1}
+        for stream in (False, True):
+            assert (await gateway.chat(key, {**ASKED, "stream": stream})).status_code == 200
+        for event in await gateway.events():
+            assert event["estimated"]
+            assert event["costUsd"].to_decimal() > 0
+            assert 0 < event["tokens"]["prompt"] < 100
+
+
+@pytest.mark.usefixtures("installed")
+async def test_a_negative_price_is_none(mongodb_uri: str) -> None:
+    """A list with a price below zero is refused as a whole: nobody is credited for asking."""
+    async with serving_parrot() as parrot:
+        parrot.prices = {"polly": [-2, -8]}
+        providers = {"zoo": provider_settings("parrot", parrot.base_url)}
+        async with running_gateway(mongodb_uri, providers, provider_keys={"zoo": ("squawk",)}) as gateway:
+            key = await gateway.key(role=Role.PREMIUM)
+            assert (await gateway.chat(key, ASKED)).status_code == 503
+            with pytest.raises(CatalogError, match="a price is a Decimal of at least 0, and prompt is "):
+                await gateway.parts.catalog.refresh("zoo")
 
 
 @pytest.mark.usefixtures("installed")

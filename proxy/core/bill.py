@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
+from typing import Final
+
 from plugins.contract import Usage
 from proxy.core import limits, pricing
 from proxy.core.pricing import ZERO, Charge, CostSource
 from proxy.core.routing import Entry
 from proxy.core.values import frozen
+
+_MOST_TOKENS: Final = 10**10
 
 
 @frozen
@@ -54,12 +59,12 @@ NOTHING = Bill(Counted(), Charge(ZERO, CostSource.NOTHING_SERVED, estimated=Fals
 def bill(entry: Entry, served: Served, *, prompt_estimate: int, most_output: int, has_failed: bool) -> Bill:
     """Make the bill of an exchange with `entry`.
 
-    `has_failed` means that the provider itself reported an error; it does not bill for one without an answer.
+    A usage record that makes no sense is none. `has_failed` means that the provider itself reported an error; it does not bill for one without an answer.
     An answer that was cut before its usage record is estimated from the prompt and from what has arrived of it, which
     may be pictures or vectors, so not above the output cap that it was asked for with.
     """
     usage = served.usage
-    if usage is not None:
+    if usage is not None and _makes_sense(usage):
         return Bill(counted(usage), _charge(entry, usage, served.backing))
     if has_failed and not served.has_output:
         return NOTHING
@@ -67,6 +72,27 @@ def bill(entry: Entry, served: Served, *, prompt_estimate: int, most_output: int
     guess = Usage(prompt_estimate, completion)
     charge = _charge(entry, guess, served.backing)
     return Bill(counted(guess), Charge(charge.cost, charge.source, estimated=True))
+
+
+def _makes_sense(usage: Usage) -> bool:
+    """Say whether anybody can have counted that: a plugin may believe whatever it is told."""
+    counts = (
+        usage.prompt_tokens,
+        usage.completion_tokens,
+        usage.cached_tokens,
+        usage.cache_write_tokens,
+        usage.reasoning_tokens,
+        usage.web_searches,
+        usage.audio_tokens,
+        usage.audio_output_tokens,
+        usage.image_output_tokens,
+    )
+    if not all(type(each) is int and 0 <= each <= _MOST_TOKENS for each in counts):
+        return False
+    if usage.cached_tokens + usage.cache_write_tokens > usage.prompt_tokens:
+        return False
+    amounts = (usage.cost, usage.upstream_cost)
+    return all(each is None or (type(each) is Decimal and each.is_finite() and each >= 0) for each in amounts)
 
 
 def _charge(entry: Entry, usage: Usage, backing: str | None) -> Charge:
