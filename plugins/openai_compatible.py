@@ -29,7 +29,7 @@ from plugins.contract import (
     UpstreamRequest,
     Usage,
 )
-from plugins.reading import amount, count, first, get, text, texts, usage
+from plugins.reading import amount, count, first, get, parsed, text, texts, usage
 
 CONTEXT_FIELDS = ("context_length", "max_model_len", "context_window", "max_context_length")
 PRICE_FIELDS = frozenset(each.name for each in fields(Price)) - {"discount", "overrides"}
@@ -138,7 +138,7 @@ class OpenAICompatible:
 
     def read_models(self, body: bytes) -> Sequence[ModelInfo]:
         """Read a model list; entries that make no sense are left out, and a configured price wins."""
-        document = orjson.loads(body)  # its JSONDecodeError is a ValueError
+        document = parsed(body)
         # Together answers with a bare list; Ollama without models has `data: null`.
         entries = document if isinstance(document, list) else get(document, "data")
         if entries is None and get(document, "object") == "list":

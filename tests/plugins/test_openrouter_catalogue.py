@@ -97,6 +97,19 @@ def test_searches_that_nobody_asked_for(model: str, request_fee: str | None, sea
     assert read == (request_fee and (Decimal(request_fee), None if search is None else Decimal(search)))
 
 
+def test_half_a_character_in_a_description() -> None:
+    """A description that was cut in the middle of an emoji costs no other model its place in the list."""
+    listed = rb'{"data":[{"id":"a/b","description":"Fast \ud83d...","pricing":{"prompt":"1e-7","completion":"0"}},{"id":"a/c"}]}'
+    first, second = ROUTER.read_models(listed)
+    assert first.price is not None
+    assert (first.id, first.description, first.price.prompt, second.id) == (
+        "a/b",
+        "Fast ?...",
+        Decimal("1e-7"),
+        "a/c",
+    )
+
+
 def test_fees_and_long_caches() -> None:
     """The fee per request and the price of an hour's cache are read; an alias belongs to its author."""
     for catalogue in CATALOGUES[:2]:
