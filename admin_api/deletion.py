@@ -119,21 +119,28 @@ class Deletions:
 
     async def _finish_for_ever(self) -> None:
         while not self._stopping.is_set():
-            is_done = await background.survived("finishing deletions", self._try_to_finish_all())
-            pause = PAUSE_SECONDS if is_done else _RETRY_SECONDS
+            finished = await background.survived(
+                "finishing deletions",
+                self._finish_what_is_due(),
+                while_away="unfinished deletions wait for the database",
+            )
+            pause = _RETRY_SECONDS if finished is None else PAUSE_SECONDS
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), pause)
 
-    async def _try_to_finish_all(self) -> bool:
-        try:
-            await self._mark_expired()
-            finished = await self.finish_all()
-        except PyMongoError as exc:
-            log.warning("unfinished deletions wait for the database", cause=str(exc)[:200])
-            return False
+    async def _finish_what_is_due(self) -> int:
+        await self._mark_expired()
+        finished = await self.finish_all()
+        await self._delete_orphans()
         if finished:
             log.info("finished deletions", accounts_and_sessions=finished)
-        return True
+        return finished
+
+    async def _delete_orphans(self) -> None:
+        with pymongo.timeout(_PATIENCE_SECONDS):
+            orphaned = await sessions.delete_orphans(self._gateway.clock())
+        if orphaned:
+            log.info("deleted messages without a session", sessions=orphaned)
 
     async def _mark_expired(self) -> None:
         days = self._gateway.settings.chat.session_days

@@ -124,9 +124,10 @@ class ModelInfo:
 class Usage:
     """What a provider says it counted.
 
-    `cached_tokens`, `cache_write_tokens` and `audio_tokens` are parts of `prompt_tokens`; `reasoning_tokens`,
-    `audio_output_tokens` and `image_output_tokens` are parts of `completion_tokens`. `cost` is what the provider debits; with `is_byok` that is its fee alone and
-    `upstream_cost` is what the owner of the key pays on top.
+    `cached_tokens`, `cache_write_tokens` and `audio_tokens` are parts of `prompt_tokens`, and of the tokens written
+    `cache_write_1h_tokens`, which are kept for an hour; `reasoning_tokens`, `audio_output_tokens` and
+    `image_output_tokens` are parts of `completion_tokens`. `cost` is what the provider debits; with `is_byok` that is
+    its fee alone and `upstream_cost` is what the owner of the key pays on top.
     """
 
     prompt_tokens: int
@@ -141,6 +142,7 @@ class Usage:
     audio_tokens: int = 0
     audio_output_tokens: int = 0
     image_output_tokens: int = 0
+    cache_write_1h_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -97,35 +97,42 @@ def usage(record: object) -> Usage | None:
         prompt, completion = _completed(prompt, completion, count(record.get("total_tokens")))
     if prompt is None or completion is None or prompt < 0 or completion < 0:
         return None
-    details = _part(record, "prompt_tokens_details")
+    details, output = _part(record, "prompt_tokens_details"), _part(record, "completion_tokens_details")
     cached = count(details.get("cached_tokens"))
     if cached is None:
-        # Featherless writes cached_tokens flat, DeepSeek prompt_cache_hit_tokens.
-        flat = (record.get(each) for each in ("cached_tokens", "prompt_cache_hit_tokens"))
-        cached = first(map(count, flat)) or 0
-    written = min(count(details.get("cache_write_tokens")) or 0, prompt)
-    output = _part(record, "completion_tokens_details")
-    # Seen live: 2590 reasoning tokens in 2567 completion tokens.
-    reasoning = count(output.get("reasoning_tokens")) or 0
-    if (total := record.get("total_tokens")) != prompt + completion:
-        completion += _thought_beside(prompt + completion, count(total), reasoning, cached + written)
-    # Hardly any answer has these: they are not worth three calls.
+        cached = _flat_cached(record)
+    # Hardly any answer has what comes now, and what is not there is not worth a call.
+    written, reasoned = details.get("cache_write_tokens"), output.get("reasoning_tokens")
+    lasting = details.get("cache_write_1h_tokens")
     heard, said, seen = details.get("audio_tokens"), output.get("audio_tokens"), output.get("image_tokens")
+    searches, upstream = record.get("server_tool_use_details"), record.get("cost_details")
+    written = min(count(written) or 0, prompt) if written else 0
+    if (total := record.get("total_tokens")) != prompt + completion:
+        completion += _thought_beside(
+            prompt + completion, count(total), count(reasoned) or 0, cached + written
+        )
     spoken = min(count(said) or 0, completion) if said else 0
     return Usage(
         prompt_tokens=prompt,
         completion_tokens=completion,
         cached_tokens=min(cached, prompt - written),
         cache_write_tokens=written,
-        reasoning_tokens=min(reasoning, completion),
-        web_searches=count(_part(record, "server_tool_use_details").get("web_search_requests")) or 0,
+        # Seen live: 2590 reasoning tokens in 2567 completion tokens.
+        reasoning_tokens=min(count(reasoned) or 0, completion) if reasoned else 0,
+        web_searches=(count(get(searches, "web_search_requests")) or 0) if searches else 0,
         cost=amount(record.get("cost")),
-        upstream_cost=amount(_part(record, "cost_details").get("upstream_inference_cost")),
+        upstream_cost=amount(get(upstream, "upstream_inference_cost")) if upstream else None,
         is_byok=record.get("is_byok") is True,
         audio_tokens=min(count(heard) or 0, prompt) if heard else 0,
         audio_output_tokens=spoken,
         image_output_tokens=min(count(seen) or 0, completion - spoken) if seen else 0,
+        cache_write_1h_tokens=min(count(lasting) or 0, written) if lasting else 0,
     )
+
+
+def _flat_cached(record: Json) -> int:
+    """Find the cached tokens beside the other counts: Featherless writes cached_tokens, DeepSeek prompt_cache_hit_tokens."""
+    return first(count(record.get(each)) for each in ("cached_tokens", "prompt_cache_hit_tokens")) or 0
 
 
 def _completed(

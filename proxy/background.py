@@ -12,19 +12,27 @@ from collections.abc import Awaitable, Iterable
 from typing import Any, TypeVar
 
 import structlog
+from pymongo.errors import PyMongoError
 
 ASK_AGAIN_SECONDS = 0.1
 T = TypeVar("T")
 log = structlog.get_logger(__name__)
 
 
-async def survived(what: str, step: Awaitable[T]) -> T | None:
-    """Return what one step of work returns that is repeated for ever; a defect in it is logged, and not the work's end."""
+async def survived(
+    what: str, step: Awaitable[T], *, while_away: str = "waiting for the database"
+) -> T | None:
+    """Return what one step of work returns that is repeated for ever; if it fails, that is logged, and not the work's end.
+
+    A database that is away is no defect: the one line that tells of it says `while_away`.
+    """
     try:
         return await step
+    except PyMongoError as exc:
+        log.warning(while_away, step=what, cause=str(exc)[:200])
     except Exception as defect:  # the outermost one of a background task: nobody else would hear of it
         log.critical("a step of the background work has failed", step=what, exc_info=defect)
-        return None
+    return None
 
 
 async def end(tasks: Iterable[asyncio.Task[Any]]) -> None:

@@ -177,14 +177,15 @@ class Catalog:
     async def _follow_revisions(self) -> None:
         while not self._stopping.is_set():
             await self._pause(REVISION_POLL_SECONDS)
-            await background.survived("following the catalogue's revision", self._try_to_follow())
+            await background.survived(
+                "following the catalogue's revision",
+                self._catch_up(),
+                while_away="the catalogue's revision cannot be read",
+            )
 
-    async def _try_to_follow(self) -> None:
-        try:
-            if await self._read_revision() != self._revision:
-                await self._load_all()
-        except PyMongoError as exc:
-            log.warning("the catalogue's revision cannot be read", cause=str(exc)[:200])
+    async def _catch_up(self) -> None:
+        if await self._read_revision() != self._revision:
+            await self._load_all()
 
     async def _pause(self, seconds: float) -> None:
         with contextlib.suppress(TimeoutError):

@@ -69,9 +69,10 @@ class Body(httpx.AsyncByteStream):
         """Say whether so much waits to be read that no more should come."""
         return self._size >= _HIGH_WATER
 
-    def add(self, piece: bytes) -> None:
-        """Keep a piece until it is read."""
+    def add(self, pieces: Sequence[bytes]) -> None:
+        """Keep what has arrived at once until it is read."""
         if self._is_wanted:
+            piece = pieces[0] if len(pieces) == 1 else b"".join(pieces)
             self._pieces.append(piece)
             self._size += len(piece)
 
@@ -175,6 +176,9 @@ class Connection(asyncio.Protocol):
         self.is_open = False
         self.idle_since = 0.0
         self._home = home
+        # Twenty chunks tend to arrive at once, and a method of ours would be called for each of them.
+        self._arrived: list[bytes] = []
+        self.on_body = self._arrived.append
         self._parser = httptools.HttpResponseParser(self)
         self._transport: asyncio.Transport
         self._body: Body | None = None
@@ -289,15 +293,10 @@ class Connection(asyncio.Protocol):
             self._is_complete = True
             body.ignore()
 
-    def on_body(self, piece: bytes) -> None:
-        """Keep a piece of the body."""
-        self._overhead = 0
-        if self._body is not None and not self._is_complete:
-            self._body.add(piece)
-
     def on_message_complete(self) -> None:
         """Take note of the end, unless it is an interim answer's."""
         if self._body is not None and self._body.status and not self._is_complete:
+            self._keep_arrived(self._body)
             self._is_complete = True
             self._is_reusable = self._parser.should_keep_alive()
 
@@ -310,7 +309,19 @@ class Connection(asyncio.Protocol):
             if not body.status:
                 return
             data = data[room:]
-        self._parser.feed_data(data)
+        try:
+            self._parser.feed_data(data)
+        finally:
+            self._keep_arrived(body)
+
+    def _keep_arrived(self, body: Body) -> None:
+        """Keep the pieces of a body; those that come after its end are nobody's."""
+        if not self._arrived:
+            return
+        self._overhead = 0
+        if not self._is_complete:
+            body.add(self._arrived)
+        self._arrived.clear()
 
     def _complete(self) -> None:
         """Leave an answer that has arrived as a whole to its reader, and be free for another one."""

@@ -38,6 +38,7 @@ WRONG_CLOCK = timedelta(seconds=60)
 _DATABASE_SECONDS = 10.0
 _PROVIDER_SECONDS = 20.0
 _SLOW_SYNC_SECONDS = 0.1
+_UNUSED_COLLECTION, _UNUSED_INDEX = "usagedays", ("apikeys", "owner")
 _UNAUTHORIZED, _WRONG_PASSWORD, _WRONG_ATLAS_PASSWORD = 13, 18, 8000  # MongoDB's error codes
 
 
@@ -115,7 +116,11 @@ class Doctor:
         store = database.database_of(client, self._settings.database)
         try:
             with pymongo.timeout(_DATABASE_SECONDS):
-                for finding in [*await self._server(store), *await self._contents(store)]:
+                for finding in [
+                    *await self._server(store),
+                    *await self._contents(store),
+                    *await _leftovers(store),
+                ]:
                     yield finding
         except PyMongoError as exc:
             yield _refused(exc)
@@ -304,6 +309,18 @@ def _synced(folder: Path) -> float:
     finally:
         os.close(descriptor)
         path.unlink()
+
+
+async def _leftovers(store: Database) -> list[Finding]:
+    """Look for what earlier versions of the gateway have made and nothing reads any more."""
+    found = await store.list_collection_names(filter={"name": _UNUSED_COLLECTION})
+    collection, name = _UNUSED_INDEX
+    if name in await store[collection].index_information():
+        found.append(f"the index {name} of {collection}")
+    if not found:
+        return []
+    advice = "Drop what is named once no gateway of an earlier version runs."
+    return [warning("database", f"no longer used: {', '.join(found)}", advice)]
 
 
 def _refused(exc: PyMongoError) -> Finding:

@@ -194,13 +194,20 @@ class Session(Document):
 
 
 class Tokens(BaseModel):
-    """What was counted; `cached` and `cacheWrite` are parts of `prompt`, `reasoning` of `completion`."""
+    """What was counted; `cached` and `cacheWrite` are parts of `prompt`, `reasoning` of `completion`.
+
+    The others are stored where there are any: parts of `cacheWrite`, of `prompt`, and two of `completion`.
+    """
 
     prompt: int = 0
     completion: int = 0
     cached: int = 0
     cacheWrite: int = 0
     reasoning: int = 0
+    cacheWrite1h: int = 0
+    audio: int = 0
+    audioOutput: int = 0
+    imageOutput: int = 0
 
 
 class Attempt(BaseModel):

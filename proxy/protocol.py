@@ -12,6 +12,7 @@ three pairs of runs). Heads take 5 to 10 of them, deadlines nothing, and `send` 
 from __future__ import annotations
 
 import asyncio
+import re
 from typing import Any
 
 from sanic import Request
@@ -34,6 +35,7 @@ NEW_SECONDS = 0.25
 _PROGRESS_BYTES = 16 * 2**10
 _HEAD_TOO_LARGE = 431
 _MOST_UNREAD = 2**16
+_FIELD = re.compile(r"([^:\r\n]++):[\t ]*+([^\r\n]*+)")
 _VERSIONS = frozenset({"HTTP/1.0", "HTTP/1.1"})
 _ALWAYS_SERVED = frozenset({"/health", "/health/ready", "/metrics"})
 
@@ -70,18 +72,16 @@ class StrictHttp(Incoming):
         self.protocol.state["requests_count"] += 1
 
     def _request_of(self, head: bytes) -> Request:
-        line, *lines = head[:-2].decode(errors="surrogateescape").split("\r\n")
+        line, _, lines = head.decode(errors="surrogateescape").partition("\r\n")
         method, url, version = line.split(" ")
         if version not in _VERSIONS:
             raise BadRequest("The head of the request is malformed.")
         self.keep_alive, self.head_only = version == "HTTP/1.1", method.upper() == "HEAD"
-        headers: Any = []  # of which Sanic makes its own kind
-        for each in lines:
-            name, _, text = each.partition(":")
-            name, text = name.lower(), text.lstrip()
-            if name == "connection":
-                self.keep_alive = text.lower() == "keep-alive"
-            headers.append((name, text))
+        # Of a list Sanic makes its own kind.
+        headers: Any = [(name.lower(), text) for name, text in _FIELD.findall(lines)]
+        connection = dict(headers).get("connection")
+        if connection is not None:
+            self.keep_alive = connection.lower() == "keep-alive"
         request: Request = self.protocol.request_class(
             url_bytes=url.encode("ascii"),
             headers=headers,

@@ -17,7 +17,7 @@ from admin_api.admin.last_admin import acting_alone
 from admin_api.admin.schemas import UserChanges
 from admin_api.auth.sessions import SIGN_OUT, end_sessions
 from admin_api.pagination import Page, count
-from admin_api.users.deletion import mark
+from admin_api.users.deletion import mark, staying
 from proxy.core.routing import Role
 from proxy.documents import User
 from proxy.errors import InvalidRequest, NotFound
@@ -101,7 +101,7 @@ async def change_user(
         values["updatedAt"] = gateway_of(request).clock()
         signs_out = changes.role not in (None, user.role) or changes.isActive is False
         update = {"$set": values} | ({"$inc": SIGN_OUT} if signs_out else {})
-        updated = await User.get_pymongo_collection().update_one({"_id": user_id}, update)
+        updated = await User.get_pymongo_collection().update_one(staying(user_id), update)
         if updated.matched_count == 0:
             raise NotFound("User not found")
     if signs_out:

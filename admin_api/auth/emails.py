@@ -71,6 +71,11 @@ async def find_users(typed: str) -> list[User | None]:
     return sorted(map(found.get, addresses), key=lambda user: user is None)
 
 
+async def find_user(typed: str) -> User | None:
+    """Return the one whose address this is likeliest to be, if anybody has it in any of its forms."""
+    return (await find_users(typed))[0]
+
+
 async def is_taken(typed: str) -> bool:
     """Say whether somebody has this address in any of its forms."""
     return await User.find({"email": {"$in": list(candidates(typed))}}).exists()

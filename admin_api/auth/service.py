@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from datetime import datetime
 
 from beanie import PydanticObjectId
+from pymongo import ReturnDocument
 from pymongo.errors import DuplicateKeyError
 
 from admin_api.auth.emails import find_users, is_taken
@@ -14,10 +15,11 @@ from admin_api.auth.schemas import Credentials, PasswordChange, Registration
 from admin_api.auth.sessions import SIGN_OUT, end_sessions
 from admin_api.operator import record_of_operator
 from proxy.core.routing import Role
-from proxy.documents import User
+from proxy.documents import User, UserStats
 from proxy.errors import InvalidRequest, Unauthenticated
 
 _TAKEN = "User with this email already exists"
+_INCORRECT = "Incorrect email or password"
 
 
 class EmailTaken(InvalidRequest):
@@ -61,10 +63,19 @@ async def sign_in(credentials: Credentials, hasher: PasswordHasher, *, now: date
         if await is_password_of(user, credentials.password, hasher) and user is not None:
             break
     else:
-        raise WrongPassword("Incorrect email or password")
+        raise WrongPassword(_INCORRECT)
     if not user.isActive or user.deletionRequestedAt is not None:
         raise Unauthenticated("Your account has been deactivated. Please contact support.")
-    await user.update({"$set": {"stats.lastActive": now}, "$inc": {"stats.loginCount": 1}})
+    noted = await User.get_pymongo_collection().find_one_and_update(
+        {"_id": user.id},
+        {"$set": {"stats.lastActive": now}, "$inc": {"stats.loginCount": 1}},
+        {"stats": 1},
+        return_document=ReturnDocument.AFTER,
+    )
+    if noted is None:
+        raise WrongPassword(_INCORRECT)
+    # No more of him is read anew: by `signOuts` as it was, a session is refused if the password was changed meanwhile.
+    user.stats = UserStats.model_validate(noted["stats"])
     return user
 
 

@@ -29,14 +29,18 @@ async def mark(user_id: PydanticObjectId, *, now: datetime) -> None:
     )
 
 
+def staying(user_id: PydanticObjectId) -> dict[str, Any]:
+    """Make the query for an account that is there and that nobody is deleting."""
+    return {"_id": user_id, "deletionRequestedAt": None}
+
+
 async def is_staying(user_id: PydanticObjectId) -> bool:
     """Say whether an account is there and nobody is deleting it.
 
     Whoever stores something of a user's asks afterwards, and takes it back where he is going: what is stored before
     the mark is found by the deletion, and what is stored after it by the question.
     """
-    staying = {"_id": user_id, "deletionRequestedAt": None}
-    return await User.get_pymongo_collection().find_one(staying, {"_id": 1}) is not None
+    return await User.get_pymongo_collection().find_one(staying(user_id), {"_id": 1}) is not None
 
 
 async def unfinished() -> AsyncGenerator[PydanticObjectId, None]:

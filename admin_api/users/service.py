@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Any, cast
+from typing import Any
 
 from beanie import PydanticObjectId
 from pymongo import ReturnDocument
 from pymongo.errors import DuplicateKeyError
 
-from admin_api.users.deletion import is_staying
+from admin_api.users.deletion import is_staying, staying
 from admin_api.users.schemas import ApiKeyChanges, Lifetime, NewApiKey, ProfileChanges
 from proxy import security
 from proxy.documents import ApiKeyDocument, User
@@ -27,11 +27,15 @@ _LIFETIMES: dict[Lifetime, timedelta | None] = {
 
 
 async def change_profile(user_id: PydanticObjectId, changes: ProfileChanges, *, now: datetime) -> User:
-    """Change what is named and leave the rest as it is."""
+    """Change what is named and leave the rest as it is; raise `Unauthenticated` for an account that is being deleted."""
     fields = _paths(changes.model_dump(exclude_unset=True))
-    users = User.get_pymongo_collection()
-    await users.update_one({"_id": user_id}, {"$set": {**fields, "updatedAt": now}})
-    return cast("User", await User.get(user_id))
+    changed = await User.get_pymongo_collection().find_one_and_update(
+        staying(user_id), {"$set": {**fields, "updatedAt": now}}, return_document=ReturnDocument.AFTER
+    )
+    if changed is None:
+        raise _deleted()
+    user: User = User.model_validate(changed)
+    return user
 
 
 async def toggle_favorite(
@@ -39,7 +43,8 @@ async def toggle_favorite(
 ) -> tuple[bool, list[str]]:
     """Make a model a favourite, or no longer one; return whether it is one now, and all of them.
 
-    Raises `NotFound` for a model that is neither known nor a favourite, `InvalidRequest` at the most allowed.
+    Raises `NotFound` for a model that is neither known nor a favourite, `InvalidRequest` at the most allowed, and
+    `Unauthenticated` for an account that is being deleted.
     """
     field = "preferences.favoriteModels"
     possible: list[dict[str, Any]] = [{field: model_id}]
@@ -50,11 +55,13 @@ async def toggle_favorite(
     with_it = {"$concatArrays": [favorites, [named]]}
     # In one step, so that two clicks at once are one after the other.
     toggled = await User.get_pymongo_collection().find_one_and_update(
-        {"_id": user_id, "$or": possible},
+        {**staying(user_id), "$or": possible},
         [{"$set": {field: {"$cond": [{"$in": [named, favorites]}, others, with_it]}}}],
         projection={field: 1},
         return_document=ReturnDocument.AFTER,
     )
+    if toggled is None and not await is_staying(user_id):
+        raise _deleted()
     if toggled is None and not is_known:
         raise NotFound("Model not found")
     if toggled is None:
@@ -92,7 +99,7 @@ async def create_api_key(
             continue  # another request has just taken this place; there are only `most` of them
         if not await is_staying(user_id):
             await document.delete()
-            raise Unauthenticated("This account has been deleted.")
+            raise _deleted()
         return key.secret, document
     raise InvalidRequest(f"Maximum {most} active API keys allowed")
 
@@ -176,3 +183,7 @@ def _paths(changes: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             paths[f"{prefix}{name}"] = value
     return paths
+
+
+def _deleted() -> Unauthenticated:
+    return Unauthenticated("This account has been deleted.")

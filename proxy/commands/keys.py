@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from admin_api.auth.emails import find_user
 from admin_api.operator import record_of_operator
 from admin_api.users.schemas import NewApiKey
 from admin_api.users.service import create_api_key
@@ -11,7 +12,6 @@ from proxy.clock import utc_now
 from proxy.commands.reporting import reporting
 from proxy.commands.store import with_database
 from proxy.database import Database
-from proxy.documents import User
 from proxy.settings import Settings, SettingsError
 
 _MOST_KEYS = 1_000
@@ -22,7 +22,7 @@ def run(settings: Settings, options: argparse.Namespace) -> int:
     """Make an API key for a user and print it."""
 
     async def create(_store: Database) -> None:
-        user = await User.find_one(User.email == options.email.strip().lower())
+        user = await find_user(options.email)
         if user is None or user.id is None:
             raise SettingsError(f"no user has the e-mail {options.email}")
         wish = NewApiKey(name=options.name, expiresIn="never", allowedIps=options.allow_ip)

@@ -219,5 +219,5 @@ def text_bytes(value: Any) -> int:
         elif isinstance(part, list):
             stack.extend(part)
         elif isinstance(part, dict):
-            stack.extend(child for key, child in part.items() if key in TEXT_KEYS)
+            stack += [child for key, child in part.items() if key in TEXT_KEYS]
     return total

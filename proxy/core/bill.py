@@ -16,13 +16,21 @@ _MOST_TOKENS: Final = 10**10
 
 @frozen
 class Counted:
-    """The tokens of a request; `cached` and `cache_write` are parts of `prompt`, `reasoning` of `completion`."""
+    """The tokens of a request; `cached` and `cache_write` are parts of `prompt`, `reasoning` of `completion`.
+
+    The others are those that few requests have, each with a price of its own: parts of `cache_write`, of `prompt`, and
+    two of `completion`.
+    """
 
     prompt: int = 0
     completion: int = 0
     cached: int = 0
     cache_write: int = 0
     reasoning: int = 0
+    cache_write_1h: int = 0
+    audio: int = 0
+    audio_output: int = 0
+    image_output: int = 0
 
     @property
     def total(self) -> int:
@@ -39,11 +47,6 @@ class Served:
     deltas: int = 0
     output_bytes: int = 0
 
-    @property
-    def has_output(self) -> bool:
-        """Say whether any part of an answer came."""
-        return self.deltas > 0 or (self.usage is not None and self.usage.completion_tokens > 0)
-
 
 @frozen
 class Bill:
@@ -59,14 +62,14 @@ NOTHING = Bill(Counted(), Charge(ZERO, CostSource.NOTHING_SERVED, estimated=Fals
 def bill(entry: Entry, served: Served, *, prompt_estimate: int, most_output: int, has_failed: bool) -> Bill:
     """Make the bill of an exchange with `entry`.
 
-    A usage record that makes no sense is none. `has_failed` means that the provider itself reported an error; it does not bill for one without an answer.
-    An answer that was cut before its usage record is estimated from the prompt and from what has arrived of it, which
-    may be pictures or vectors, so not above the output cap that it was asked for with.
+    `has_failed` means that the provider itself reported an error; it does not bill for one without an answer.
+    An answer that was cut before its usage record, or has one that makes no sense, is estimated from the prompt and from
+    what has arrived of it, which may be pictures or vectors, so not above the output cap that it was asked for with.
     """
     usage = served.usage
     if usage is not None and _makes_sense(usage):
         return Bill(counted(usage), _charge(entry, usage, served.backing))
-    if has_failed and not served.has_output:
+    if has_failed and not served.deltas:
         return NOTHING
     completion = min(limits.completion_estimate(served.deltas, served.output_bytes), most_output)
     guess = Usage(prompt_estimate, completion)
@@ -81,6 +84,7 @@ def _makes_sense(usage: Usage) -> bool:
         usage.completion_tokens,
         usage.cached_tokens,
         usage.cache_write_tokens,
+        usage.cache_write_1h_tokens,
         usage.reasoning_tokens,
         usage.web_searches,
         usage.audio_tokens,
@@ -90,6 +94,8 @@ def _makes_sense(usage: Usage) -> bool:
     if not all(type(each) is int and 0 <= each <= _MOST_TOKENS for each in counts):
         return False
     if usage.cached_tokens + usage.cache_write_tokens > usage.prompt_tokens:
+        return False
+    if usage.cache_write_1h_tokens > usage.cache_write_tokens:
         return False
     amounts = (usage.cost, usage.upstream_cost)
     return all(each is None or (type(each) is Decimal and each.is_finite() and each >= 0) for each in amounts)
@@ -107,4 +113,8 @@ def counted(usage: Usage) -> Counted:
         cached=usage.cached_tokens,
         cache_write=usage.cache_write_tokens,
         reasoning=usage.reasoning_tokens,
+        cache_write_1h=usage.cache_write_1h_tokens,
+        audio=usage.audio_tokens,
+        audio_output=usage.audio_output_tokens,
+        image_output=usage.image_output_tokens,
     )

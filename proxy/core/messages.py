@@ -119,12 +119,17 @@ def as_chat(record: object) -> Json | None:
     prompt = given
     if type(given) is int:
         prompt = sum(each for each in (given, read, written) if type(each) is int)
-    searches = record.get("server_tool_use")
+    searches, by_age = record.get("server_tool_use"), record.get("cache_creation")
+    lasting = by_age.get("ephemeral_1h_input_tokens") if isinstance(by_age, dict) else None
     return {
         **record,
         "prompt_tokens": prompt,
         "completion_tokens": record.get("output_tokens"),
-        "prompt_tokens_details": {"cached_tokens": read, "cache_write_tokens": written},
+        "prompt_tokens_details": {
+            "cached_tokens": read,
+            "cache_write_tokens": written,
+            "cache_write_1h_tokens": lasting,
+        },
         "server_tool_use_details": searches,
     }
 

@@ -57,10 +57,14 @@ def cost_of(price: Price, usage: Usage) -> Decimal:
     """Compute the cost of `usage` from a price table."""
     price = effective(price, usage.prompt_tokens)
     uncached = usage.prompt_tokens - usage.cached_tokens - usage.cache_write_tokens
+    write = _either(price.cache_write, price.prompt)
+    # Only Anthropic's API tells apart what was written for an hour; where nobody does, all counts as written for minutes.
+    lasting = usage.cache_write_1h_tokens
     total = (
         uncached * price.prompt
         + usage.cached_tokens * _either(price.cache_read, price.prompt)
-        + usage.cache_write_tokens * _either(price.cache_write, price.prompt)
+        + (usage.cache_write_tokens - lasting) * write
+        + lasting * _either(price.cache_write_1h, write)
         + usage.audio_tokens * surcharge(price.prompt, price.audio)
         + usage.completion_tokens * price.completion
         + usage.audio_output_tokens * surcharge(price.completion, price.audio_output)
@@ -86,6 +90,7 @@ def effective(price: Price, prompt_tokens: int) -> Price:
                 completion=_either(override.completion, price.completion),
                 cache_read=_first(override.cache_read, price.cache_read),
                 cache_write=_first(override.cache_write, price.cache_write),
+                cache_write_1h=_first(override.cache_write_1h, price.cache_write_1h),
             )
     return price
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 _BOM = b"\xef\xbb\xbf"
+_CR, _LF = 0x0D, 0x0A  # as numbers: Python makes an error, and drops it, before it looks for bytes in bytes
 
 
 class Event(NamedTuple):
@@ -51,7 +52,7 @@ class SseDecoder:
         """Return the events that `data` finishes; may raise `EventTooLarge`."""
         if self._start is not None:
             data = self._skip_bom(data)
-        if self._is_after_cr or b"\r" in data:
+        if self._is_after_cr or _CR in data:
             data = self._unify_line_ends(data)
         if self._rest or not data.endswith(b"\n\n"):
             data = self._take_finished(data)
@@ -59,7 +60,7 @@ class SseDecoder:
         for block in data.split(b"\n\n"):
             if len(block) > self._limit and self._is_too_large(block):
                 raise EventTooLarge(events)
-            if block.startswith(b"data: ") and b"\n" not in block:
+            if block.startswith(b"data: ") and _LF not in block:
                 events.append(Event(block[6:]))
             elif block and (event := _read_block(block)) is not None:
                 events.append(event)

@@ -26,6 +26,10 @@ blueprint = Blueprint("account", url_prefix="/v1")
 
 _FREE = Price(Decimal(0), Decimal(0))
 _PERIODS = {"i": "minute", "d": "day", "w": "week", "m": "month", "e": "total"}
+_SURCHARGES = frozenset({"audio", "audioOutput", "imageOutput"})
+_UNLESS_FREE = _SURCHARGES | {"request"}
+"""What has a line only where it costs something."""
+
 _KINDS = {Kind.REQUESTS: "requests", Kind.TOKENS: "tokens", Kind.COST: "usd", Kind.CONCURRENCY: "concurrent"}
 
 
@@ -124,8 +128,12 @@ def _explain(event: dict[str, Any]) -> dict[str, Any]:
             "prompt_uncached": tokens["prompt"] - cached - written,
             "prompt_cached": cached,
             "prompt_cache_write": written,
+            "prompt_cache_write_1h": tokens.get("cacheWrite1h", 0),
+            "prompt_audio": tokens.get("audio", 0),
             "completion": tokens["completion"],
             "completion_reasoning": tokens["reasoning"],
+            "completion_audio": tokens.get("audioOutput", 0),
+            "completion_image": tokens.get("imageOutput", 0),
         },
         "cost": {
             "usd": _text(event["costUsd"]),
@@ -142,23 +150,31 @@ def _explain(event: dict[str, Any]) -> dict[str, Any]:
 
 
 def _lines(event: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Multiply the tokens by the prices in effect; a provider's own figure may differ from the sum, and wins."""
+    """Multiply the tokens by the prices in effect; a provider's own figure may differ from the sum, and wins.
+
+    Sound and pictures are in the lines of the text's tokens, and have another one for what they cost above those.
+    """
     price, tokens = event["price"], event["tokens"]
     if price is None:
         return []
+    lasting = tokens.get("cacheWrite1h", 0)
     counts = {
         "prompt": tokens["prompt"] - tokens["cached"] - tokens["cacheWrite"],
         "cached": tokens["cached"],
-        "cacheWrite": tokens["cacheWrite"],
+        "cacheWrite": tokens["cacheWrite"] - lasting,
+        "cacheWrite1h": lasting,
+        "audio": tokens.get("audio", 0),
         "completion": tokens["completion"],
+        "audioOutput": tokens.get("audioOutput", 0),
+        "imageOutput": tokens.get("imageOutput", 0),
         "request": 1,
     }
     lines = []
     for name, count in counts.items():
-        each = Decimal(price[name])
-        if count and (each or name != "request"):
+        each = Decimal(price.get(name, 0))
+        if count and (each or name not in _UNLESS_FREE):
             line = {
-                "item": name,
+                "item": f"{name}Surcharge" if name in _SURCHARGES else name,
                 "count": count,
                 "usd_each": format(each, "f"),
                 "usd": format(count * each, "f"),

@@ -60,11 +60,11 @@ class HotResponse(HTTPResponse):
         kept = _kept(self._is_with_tls, _NAMES.intersection(headers))
         if not "".join(headers.values()).isprintable():
             headers = {name: _clean(value) for name, value in headers.items()}
-        own = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
+        own = "\r\n".join(map(": ".join, headers.items()))
         # Not kept in `headers`: what could not be sent may be written again, with another framing.
         framing = "transfer-encoding: chunked" if size is None else f"content-length: {size}"
         connection = "keep-alive" if keep_alive else "close"
-        head = f"HTTP/1.1 200 OK\r\n{kept}{own}connection: {connection}\r\n{framing}\r\n\r\n"
+        head = f"HTTP/1.1 200 OK\r\n{kept}{own}\r\nconnection: {connection}\r\n{framing}\r\n\r\n"
         return head.encode(errors="surrogateescape")
 
     @property

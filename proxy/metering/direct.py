@@ -276,15 +276,13 @@ class DirectMeter:
     async def _sweep_for_ever(self) -> None:
         while True:
             await asyncio.sleep(SWEEP_SECONDS)
-            await background.survived("sweeping", self._try_to_sweep(datetime.now(UTC)))
+            step = self._sweep_and_tidy(datetime.now(UTC))
+            await background.survived("sweeping", step, while_away="sweeping waits for the database")
 
-    async def _try_to_sweep(self, now: datetime) -> None:
-        try:
-            await self.sweep(now)
-            if await self._janitor.take_turn(now):
-                await self._janitor.drop_ended(now)
-        except PyMongoError as exc:
-            log.warning("sweeping waits for the database", cause=str(exc)[:200])
+    async def _sweep_and_tidy(self, now: datetime) -> None:
+        await self.sweep(now)
+        if await self._janitor.take_turn(now):
+            await self._janitor.drop_ended(now)
 
 
 def _division(left: object, rule: Rule) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from bson.decimal128 import Decimal128
 from bson.raw_bson import RawBSONDocument
 
 from proxy.core import pricing
+from proxy.core.bill import Counted
 from proxy.core.rules import Kind, kind_of, used_of
 from proxy.documents import Outcome
 from proxy.metering.contract import AttemptRecord, Reservation, Settlement
@@ -34,7 +35,7 @@ AT_THE_END = 2**62
 def usage_event(reservation: Reservation, settlement: Settlement) -> Event:
     """Build the event document of a request that reached a provider."""
     want, tokens, charge = reservation.want, settlement.bill.tokens, settlement.bill.charge
-    cost = charge.cost
+    cost, rare = charge.cost, _rare(tokens)
     stored_cost = _decimal128(cost)
     inr = None if cost is None else cost * settlement.usd_inr_rate
     cost_pico = 0 if cost is None else pricing.to_pico(cost)
@@ -69,6 +70,7 @@ def usage_event(reservation: Reservation, settlement: Settlement) -> Event:
             "cached": tokens.cached,
             "cacheWrite": tokens.cache_write,
             "reasoning": tokens.reasoning,
+            **rare,
         },
         "costUsd": stored_cost,
         "costPico": cost_pico,
@@ -76,7 +78,7 @@ def usage_event(reservation: Reservation, settlement: Settlement) -> Event:
         "costInrPico": 0 if inr is None else pricing.to_pico(inr),
         "usdInrRate": _rate(str(settlement.usd_inr_rate)),
         "priceVersion": settlement.price_version,
-        "price": _price(settlement),
+        "price": _price(settlement, rare),
         "costSource": str(charge.source),
         "estimated": charge.estimated,
         "requests": int(counts_as_request),
@@ -122,8 +124,7 @@ def correction(stored: Mapping[str, Any], true: Event) -> Event:
 
     Amounts are differences, so that the sum over all events of a request is right.
     """
-    tokens = {name: count - stored["tokens"].get(name, 0) for name, count in true["tokens"].items()}
-    names = {*true["windows"], *stored["windows"]}
+    tokens = _differences(true["tokens"], stored["tokens"])
     usd, inr = (_difference(true[name], stored[name]) for name in ("costUsd", "costInr"))
     return {
         **true,
@@ -136,7 +137,7 @@ def correction(stored: Mapping[str, Any], true: Event) -> Event:
         "costInr": inr,
         "costPico": true["costPico"] - stored["costPico"],
         "costInrPico": true["costInrPico"] - stored["costInrPico"],
-        "windows": {name: true["windows"].get(name, 0) - stored["windows"].get(name, 0) for name in names},
+        "windows": _differences(true["windows"], stored["windows"]),
     }
 
 
@@ -239,18 +240,40 @@ def _attempt(attempt: AttemptRecord, cost: Decimal128 | None) -> dict[str, Any]:
     }
 
 
-def _price(settlement: Settlement) -> dict[str, str] | None:
+def _rare(tokens: Counted) -> dict[str, int]:
+    """Count what hardly any request has, where it has it: every event would be the larger for it."""
+    counts = {
+        "cacheWrite1h": tokens.cache_write_1h,
+        "audio": tokens.audio,
+        "audioOutput": tokens.audio_output,
+        "imageOutput": tokens.image_output,
+    }
+    return {name: count for name, count in counts.items() if count}
+
+
+def _price(settlement: Settlement, rare: Mapping[str, int]) -> dict[str, str] | None:
     """Keep the prices per token that the cost can be explained by, as they are in effect for this prompt."""
     if settlement.price is None:
         return None
     price = pricing.effective(settlement.price, settlement.bill.tokens.prompt)
-    return {
+    write = price.prompt if price.cache_write is None else price.cache_write
+    kept = {
         "prompt": str(price.prompt),
         "cached": str(price.prompt if price.cache_read is None else price.cache_read),
-        "cacheWrite": str(price.prompt if price.cache_write is None else price.cache_write),
+        "cacheWrite": str(write),
         "completion": str(price.completion),
         "request": str(price.request),
     }
+    if not rare:
+        return kept
+    others = {
+        "cacheWrite1h": write if price.cache_write_1h is None else price.cache_write_1h,
+        # These come on top of what the same tokens cost as text.
+        "audio": pricing.surcharge(price.prompt, price.audio),
+        "audioOutput": pricing.surcharge(price.completion, price.audio_output),
+        "imageOutput": pricing.surcharge(price.completion, price.image_output),
+    }
+    return kept | {name: str(others[name]) for name in rare}
 
 
 @lru_cache(maxsize=16)
@@ -283,6 +306,10 @@ def decimal128(value: Decimal) -> Decimal128:
         return Decimal128(value)
     coefficient = int(whole + part)
     return _Amount((coefficient | (_BIAS - len(part)) << 113).to_bytes(16, "little"))
+
+
+def _differences(true: Mapping[str, int], stored: Mapping[str, int]) -> dict[str, int]:
+    return {name: true.get(name, 0) - stored.get(name, 0) for name in {**true, **stored}}
 
 
 def _difference(true: Decimal128 | None, stored: Decimal128 | None) -> Decimal128 | None:

@@ -85,7 +85,7 @@ class GroupCommit:
         entry = None if account is None else account["j"][name]
         batch = slice_.batch
         if batch is not None and not batch.closed:
-            slice_.batch = None  # whether it arrived or not, what is leased now is in the entry
+            slice_.drop_batch()  # whether it arrived or not, what is leased now is in the entry
         elif batch is not None and entry is not None and entry["thru"] >= batch.thru:
             self._counted(slice_, batch)
         slice_.take_entry(entry)
@@ -124,7 +124,7 @@ class GroupCommit:
         self._looked_around_at = now
         for user_id, slice_ in list(self.slices.items()):
             slice_.forget(now)
-            if slice_.is_at_rest and len(self.slices) > _MOST_AT_REST and not slice_.lock.locked():
+            if len(self.slices) > _MOST_AT_REST and slice_.is_at_rest and not slice_.lock.locked():
                 del self.slices[user_id]
                 self.dirty.pop(user_id, None)
         return [*self.dirty, *(user_id for user_id in self.slices if user_id not in self.dirty)]

@@ -245,8 +245,6 @@ class LeasedMeter:
     async def _step(self, what: str, step: Callable[[], Awaitable[object]]) -> None:
         try:
             await step()
-        except PyMongoError as exc:
-            log.warning("waiting for the database", step=what, cause=str(exc)[:200])
         except (JournalError, OSError) as exc:
             log.error("the journal is in trouble", step=what, cause=str(exc))  # noqa: TRY400  one line says it
 

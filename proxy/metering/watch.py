@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 
 import structlog
-from pymongo.errors import PyMongoError
 
 from proxy import background
 from proxy.database import Database
@@ -50,10 +49,6 @@ class LedgerWatch:
     async def _watch(self) -> None:
         while True:
             await asyncio.sleep(WATCH_SECONDS)
-            await background.survived("checking the ledger", self._try_to_check())
-
-    async def _try_to_check(self) -> None:
-        try:
-            await self.check()
-        except PyMongoError as exc:
-            log.warning("the ledger could not be checked", cause=str(exc)[:200])
+            await background.survived(
+                "checking the ledger", self.check(), while_away="the ledger could not be checked"
+            )

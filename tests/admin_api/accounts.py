@@ -67,6 +67,17 @@ async def token_of(gateway: RunningGateway, user: User) -> str:
     return await open_session(user, gateway.parts.settings, Whereabouts(), now=gateway.parts.clock())
 
 
+async def login(gateway: RunningGateway, email: str, password: str = PASSWORD) -> httpx.Response:
+    """Try to sign in with an e-mail and a password."""
+    return await gateway.http.post("/api/auth/login", json={"email": email, "password": password})
+
+
+def cookie_of(response: httpx.Response) -> dict[str, str]:
+    """Read the `jwt` cookie of an answer: its value under `jwt`, and its attributes in lower case."""
+    parts = [part.strip().partition("=") for part in response.headers["set-cookie"].split(";")]
+    return {name.lower() if name != "jwt" else name: value for name, _, value in parts}
+
+
 async def is_good(gateway: RunningGateway, token: str) -> bool:
     """Say whether a token signs its holder in."""
     response = await gateway.http.get("/api/auth/me", headers={"authorization": f"Bearer {token}"})

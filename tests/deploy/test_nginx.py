@@ -219,7 +219,7 @@ def _notices_a_client_that_leaves(front: Front, mongodb_uri: str) -> None:
         "POST", f"{front.url}/v1/chat/completions", json=body, headers=headers, timeout=30
     ) as answer:
         next(answer.iter_bytes())
-    front.openrouter.books.wait_until(lambda books: books[-1].state != "running", 10)
+    front.openrouter.books.wait_until(lambda books: books[-1].state != "running")
     with MongoClient[dict[str, Any]](mongodb_uri) as client:
         events = client.get_default_database()["usageevents"]
         deadline = time.monotonic() + 10

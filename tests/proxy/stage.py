@@ -15,6 +15,7 @@ from openai import AsyncOpenAI, OpenAI
 from proxy.documents import User
 from tests.gateway import RunningGateway, provider_settings, running_gateway
 from tests.upstreams import Entry, HuggingFace, OpenAICompatible, OpenRouter, serving
+from tests.upstreams.books import PATIENCE
 
 MINI = "openai/gpt-4o-mini"
 """A paid model at OpenRouter; its backing stops when its caller leaves."""
@@ -28,8 +29,6 @@ PLAIN = "llama3.2:latest"
 KEYS = {"openrouter": ("sk-or-v1-canary",), "huggingface": ("hf_canary",)}
 ONE_TRY = {"retries": {"rounds": 1}, "breaker": {"least_requests": 1_000}}
 """Every target is tried once, and none is spared, so that a test that asks for failures sees them."""
-
-SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -62,15 +61,15 @@ class Stage:
         """Wait for the one usage event."""
         return (await self.events(1))[0]
 
-    async def until(self, claim: Callable[[], Awaitable[bool]], seconds: float = SECONDS) -> None:
+    async def until(self, claim: Callable[[], Awaitable[bool]]) -> None:
         """Wait until a claim holds."""
-        async with asyncio.timeout(seconds):
+        async with asyncio.timeout(PATIENCE):
             while not await claim():  # noqa: ASYNC110  the database is asked; it tells nobody by itself
                 await asyncio.sleep(0.01)
 
     async def assert_balanced(self, user: User) -> None:
         """Check that what a user's account says becomes the sum of his events, which are written first."""
-        async with asyncio.timeout(SECONDS):
+        async with asyncio.timeout(PATIENCE):
             while not await self._is_balanced(user):  # noqa: ASYNC110  the database is asked
                 await asyncio.sleep(0.02)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from pymongo.errors import AutoReconnect
 
 from proxy import background
 
@@ -34,7 +35,7 @@ async def test_a_task_that_misses_its_cancellation_ends() -> None:
 
     tasks = [asyncio.create_task(each()) for each in (deaf, failing, done)]
     await asyncio.sleep(0)
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(30):
         await background.end(tasks)
     assert missed == 2
     assert all(task.done() for task in tasks)
@@ -60,3 +61,18 @@ async def test_a_defect_is_not_the_end(capsys: pytest.CaptureFixture[str]) -> No
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
+
+
+async def test_a_database_that_is_away_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    """A step that meets no database is a warning with its cause and no trace, in the words that were given for it."""
+
+    async def lost() -> int:
+        raise AutoReconnect("nobody answers")
+
+    assert await background.survived("counting", lost()) is None
+    assert await background.survived("adding", lost(), while_away="the sum is not known") is None
+    first, second = capsys.readouterr().out.splitlines()
+    assert all(
+        word in first for word in ("warning", "counting", "waiting for the database", "nobody answers")
+    )
+    assert all(word in second for word in ("warning", "adding", "the sum is not known", "nobody answers"))

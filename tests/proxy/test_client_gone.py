@@ -42,7 +42,7 @@ async def leave(
         assert piece, seen
         seen += piece
     if not isinstance(mark, bytes):
-        await mark.books.until(lambda books: len(books) > known and bool(books[-1].model_served), 5)
+        await mark.books.until(lambda books: len(books) > known and bool(books[-1].model_served))
     writer.close()
 
 

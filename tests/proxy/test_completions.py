@@ -106,7 +106,7 @@ async def test_other_requests_in_flight_are_waited_for(mongodb_uri: str) -> None
         key = await stage.gateway.key(user)
         stage.openrouter.script.enqueue(Behaviour(delay_headers=3.0))
         first = asyncio.create_task(stage.gateway.chat(key, ask(FREE, max_tokens=2000)))
-        await stage.openrouter.books.until(lambda books: len(books) == 1, 5)
+        await stage.openrouter.books.until(lambda books: len(books) == 1)
         second = await stage.gateway.chat(key, ask(FREE, max_tokens=100))
         assert_openai_error(second, 429, "rate_limit_exceeded")
         assert second.headers["retry-after"] == "1"
@@ -232,7 +232,7 @@ async def test_too_many_at_once_are_503(mongodb_uri: str) -> None:
         key = await stage.gateway.key()
         stage.plain.script.always(Behaviour(delay_headers=0.5))
         running = [asyncio.create_task(stage.gateway.chat(key, ask(PLAIN))) for _ in range(3)]
-        await stage.plain.books.until(lambda books: len(books) == 3, 5)
+        await stage.plain.books.until(lambda books: len(books) == 3)
         response = await stage.gateway.chat(key, ask(PLAIN))
         assert_openai_error(response, 503, "service_unavailable")
         assert response.headers["retry-after"] == "1"

@@ -308,10 +308,10 @@ async def test_nothing_is_poured_for_who_has_left() -> None:
         poured = body(await network.handle_async_request(request(provider)))
         pouring = asyncio.create_task(poured.pour(partial(keep, taken)))
         await asyncio.sleep(0)
-        poured.add(b"ab")
+        poured.add([b"ab"])
         poured.wake()
         pouring.cancel()
-        poured.add(b"cd")
+        poured.add([b"cd"])
         poured.wake()
         with pytest.raises(asyncio.CancelledError):
             await pouring

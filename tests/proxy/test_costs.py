@@ -18,6 +18,9 @@ MIXED = "deepseek-ai/DeepSeek-V4-Pro"
 """Some backings of this one have a price, and some have none."""
 
 CACHING = "anthropic/claude-sonnet-4.6"
+LASTING = "anthropic/claude-sonnet-5.5"
+"""This one has a price for what is cached for an hour."""
+
 RECORDS = OpenRouter().catalogue.records
 OVERRIDING = [model for model, record in RECORDS.items() if record["pricing"].get("overrides")]
 WITH_FEE = [
@@ -60,6 +63,33 @@ async def test_the_event_costs_what_the_books_say(mongodb_uri: str, *, stream: b
             source = "provider" if behaviour.reported_cost == "billed" else "price_table"
             assert event["costSource"] == source, name
             assert event["costInr"].to_decimal() == event["costUsd"].to_decimal() * 83, name
+        await stage.assert_balanced(user)
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+@pytest.mark.parametrize("reported", ["billed", "null"])
+async def test_what_is_cached_for_an_hour_costs_more(
+    mongodb_uri: str, reported: Any, *, stream: bool
+) -> None:
+    """Anthropic's API says how much was written for an hour: that has its own price, unless the provider names its figure."""
+    body: dict[str, Any] = {"model": LASTING, "max_tokens": 50, "stream": stream}
+    async with staged(mongodb_uri) as stage:
+        user = await stage.gateway.user(Role.PREMIUM)
+        headers = {"x-api-key": await stage.gateway.key(user)}
+        for ttl in ("1h", "5m"):
+            kept = {"type": "text", "text": "Be brief.", "cache_control": {"type": "ephemeral", "ttl": ttl}}
+            asked = body | {"messages": [{"role": "user", "content": [kept]}]}
+            stage.openrouter.script.enqueue(
+                Behaviour(
+                    prompt_tokens=5000, cached_tokens=4000, cache_write_tokens=500, reported_cost=reported
+                )
+            )
+            answer = await stage.gateway.http.post("/v1/messages", json=asked, headers=headers)
+            assert answer.status_code == 200, answer.text
+        by_the_hour, usual = await stage.events(2)
+        for event, entry in zip((by_the_hour, usual), stage.openrouter.books, strict=True):
+            assert_equals_books(event, entry)
+        assert by_the_hour["costUsd"].to_decimal() > usual["costUsd"].to_decimal()
         await stage.assert_balanced(user)
 
 

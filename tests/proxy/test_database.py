@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from pathlib import Path
 
 import pytest
@@ -47,12 +46,14 @@ async def test_a_frozen_server_is_unavailable_in_time(tmp_path: Path) -> None:
             store = database.database_of(client, "unused")
             await database.prepare(store, [User])
             with frozen(tmp_path):
-                began = time.monotonic()
                 with pytest.raises(Unavailable) as caught:
                     await database.ping(store)
-                assert time.monotonic() - began < 2
                 assert caught.value.retry_after == 2
-            async with asyncio.timeout(5):
+                # Without our deadline the driver gives the connection up, after many seconds, and calls that no timeout.
+                assert isinstance(caught.value.__cause__, PyMongoError)
+                assert caught.value.__cause__.timeout
+                assert database.OPERATION_TIMEOUT_MS < 2_000
+            async with asyncio.timeout(30):
                 while not await answers(store):  # noqa: ASYNC110  the server is asked
                     await asyncio.sleep(0.05)
         finally:

@@ -217,6 +217,26 @@ async def test_a_database_of_somebody_else(bare_mongodb_uri: str) -> None:
         assert words in doctor._refused(OperationFailure("no", code)).text
 
 
+async def test_what_earlier_versions_have_left(bare_mongodb_uri: str) -> None:
+    """A collection and an index that nothing reads any more are named until they are dropped, and stay until then."""
+    async with AsyncMongoClient[dict[str, Any]](bare_mongodb_uri) as client:
+        store = client.get_default_database()
+        await store["usagedays"].insert_one({})
+        await store["apikeys"].create_index([("userId", 1), ("createdAt", -1)], name="owner")
+        for expected in (
+            ["no longer used: usagedays, the index owner of apikeys"],
+            ["no longer used: the index owner of apikeys"],
+            [],
+        ):
+            _, *left = (await examined(bare_mongodb_uri))["database"]
+            assert [finding.text for finding in left] == expected
+            assert {finding.verdict for finding in left} <= {Verdict.WARNING}
+            if "usagedays" in await store.list_collection_names():
+                await store.drop_collection("usagedays")
+            else:
+                await store.drop_collection("apikeys")
+
+
 async def test_a_wrong_clock(mongodb_uri: str) -> None:
     """A clock that differs from the database's is a warning from two seconds on, and a problem from a minute on."""
     for seconds, expected, words in (

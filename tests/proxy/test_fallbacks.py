@@ -284,7 +284,7 @@ async def test_a_probe_whose_client_leaves_blocks_nobody(mongodb_uri: str) -> No
         await asyncio.sleep(0.15)
         stage.openrouter.script.enqueue(Behaviour(delay_headers=30))
         leaver = asyncio.create_task(stage.gateway.chat(key, ask(MINI, stream=True)))
-        await stage.openrouter.books.until(lambda books: len(books) == 4, 5)
+        await stage.openrouter.books.until(lambda books: len(books) == 4)
         leaver.cancel()
         await asyncio.gather(leaver, return_exceptions=True)
         await stage.events(4)

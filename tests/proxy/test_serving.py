@@ -28,9 +28,7 @@ async def test_the_order_of_an_end(mongodb_uri: str) -> None:
         base_url, key = stage.gateway.base_url, await stage.gateway.key(role=Role.PREMIUM)
         stage.openrouter.script.enqueue(Behaviour(pieces=20, delay_between=0.1))
         running = asyncio.create_task(stage.gateway.chat(key, ask(MINI, stream=True)))
-        await stage.openrouter.books.until(
-            lambda books: bool(books) and books[-1].model_served is not None, 10
-        )
+        await stage.openrouter.books.until(lambda books: bool(books) and books[-1].model_served is not None)
         door = stage.gateway.app.ctx.door
         async with connected(base_url) as idle:
             await idle.send(HEALTH)

@@ -135,7 +135,7 @@ def test_a_new_version_takes_over(tmp_path: Path, mongodb_uri: str, workers: str
             openrouter.script.always(Behaviour(pieces=50, delay_between=0.2))
             lines: list[str] = []
             thread = streaming(old, key, lines)
-            openrouter.books.wait_until(lambda books: bool(books) and books[-1].pieces_sent > 2, 10)
+            openrouter.books.wait_until(lambda books: bool(books) and books[-1].pieces_sent > 2)
             with serving_process(tmp_path, **settings) as new:
                 until(lambda: listeners(new.base_url) == 2 * int(workers))
                 old.process.send_signal(signal.SIGTERM)

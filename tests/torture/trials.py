@@ -103,7 +103,7 @@ async def freeze_mongod(folder: Path, dice: random.Random, *, seconds: float = 2
             for at in range(6)
         ]
         running = [asyncio.create_task(made.fire(shot)) for shot in streams]
-        await made.upstream.books.until(lambda books: len(books) >= 6, 10)
+        await made.upstream.books.until(lambda books: len(books) >= 6)
         async with Load(made, ("plenty",), 4).running(), Load(made, slow, 4, pause=1.0).running():
             await asyncio.sleep(4)
             frozen_at = time.time()
@@ -210,7 +210,7 @@ async def _rest_and_judge(
 ) -> tuple[Ledger, list[Claim]]:
     """Bring a world to rest, and judge it."""
     assert callable(judged)
-    await made.upstream.idle(30)
+    await made.upstream.idle()
     await _at_rest(made)
     statuses = await made.end_gateways()
     ledger = await Ledger.read(made.store)

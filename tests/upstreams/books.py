@@ -11,6 +11,9 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, Literal, overload
 
+PATIENCE = 60.0
+"""Seconds to wait for what takes a fraction of one: a bound that only what never happens exceeds."""
+
 State = Literal["running", "completed", "client_closed", "failed", "aborted"]
 
 
@@ -61,7 +64,7 @@ class Books(Sequence[Entry]):
     """All entries in the order of arrival; safe to read from any thread."""
 
     _entries: list[Entry] = field(default_factory=list)
-    _changed: threading.Condition = field(default_factory=threading.Condition)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @overload
     def __getitem__(self, at: int) -> Entry: ...
@@ -77,19 +80,17 @@ class Books(Sequence[Entry]):
         return iter(list(self._entries))
 
     def open(self, entry: Entry) -> None:
-        with self._changed:
+        with self._lock:
             self._entries.append(entry)
-            self._changed.notify_all()
 
     def close(self, entry: Entry, state: State) -> None:
         """Close an entry once; a second close changes nothing."""
-        with self._changed:
+        with self._lock:
             if entry.state == "running":
                 entry.state, entry.closed = state, time.time()
-            self._changed.notify_all()
 
     def clear(self) -> None:
-        with self._changed:
+        with self._lock:
             self._entries = []
 
     def find(self, generation_id: str) -> Entry | None:
@@ -104,15 +105,17 @@ class Books(Sequence[Entry]):
     def running(self) -> int:
         return sum(entry.state == "running" for entry in self)
 
-    def wait_until(self, claim: Callable[["Books"], bool], timeout: float) -> None:
-        """Block this thread until the claim holds; TimeoutError after `timeout` seconds."""
-        with self._changed:
-            if not self._changed.wait_for(lambda: claim(self), timeout):
-                msg = f"not within {timeout} s; states: {[entry.state for entry in self]}"
+    def wait_until(self, claim: Callable[["Books"], bool]) -> None:
+        """Block this thread until the claim holds; TimeoutError if it never does."""
+        deadline = time.monotonic() + PATIENCE
+        while not claim(self):
+            if time.monotonic() > deadline:
+                msg = f"not within {PATIENCE} s; states: {[entry.state for entry in self]}"
                 raise TimeoutError(msg)
+            time.sleep(0.002)  # nobody says how many pieces have been sent
 
-    async def until(self, claim: Callable[["Books"], bool], timeout: float) -> None:
-        """Wait on this loop until the claim holds; TimeoutError after `timeout` seconds."""
-        async with asyncio.timeout(timeout):
+    async def until(self, claim: Callable[["Books"], bool]) -> None:
+        """Wait on this loop until the claim holds; TimeoutError if it never does."""
+        async with asyncio.timeout(PATIENCE):
             while not claim(self):  # noqa: ASYNC110
                 await asyncio.sleep(0.002)

@@ -16,13 +16,13 @@ from tests.upstreams import (
     OpenRouter,
     SimulatedUpstream,
 )
+from tests.upstreams.books import PATIENCE
 
 MINI = "openai/gpt-4o-mini"
 FREE = "liquid/lfm-2.5-2.6b:free"
 LLAMA = "meta-llama/llama-3.3-70b-instruct"
 OSS = "openai/gpt-oss-120b"
 KEYS: Mapping[type, str] = {OpenRouter: "sk-or-v1-test", HuggingFace: "hf_test", OpenAICompatible: "none"}
-SECONDS = 10
 UPSTREAMS: list[tuple[Callable[[], SimulatedUpstream], str]] = [
     (OpenRouter, MINI),
     (HuggingFace, OSS),
@@ -88,7 +88,7 @@ async def post(
 
 def run(coroutine: Any) -> Any:
     async def bounded() -> Any:
-        async with asyncio.timeout(SECONDS):
+        async with asyncio.timeout(PATIENCE):
             return await coroutine
 
     return asyncio.run(bounded())
@@ -135,10 +135,10 @@ def leave(
         upstream.script.always(behaviour)
         async with upstream, aiohttp.ClientSession() as client:
             waiting = asyncio.ensure_future(post(client, upstream, body))
-            await upstream.books.until(lambda books: any(map(when, books)), SECONDS)
+            await upstream.books.until(lambda books: any(map(when, books)))
             waiting.cancel()
             await asyncio.wait([waiting])
-            await upstream.idle(2)
+            await upstream.idle()
             return upstream.books[0]
 
     entry: Entry = run(talk())

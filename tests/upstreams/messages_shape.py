@@ -62,9 +62,14 @@ class MessagesShape:
 
     def _input_usage(self, generation: Generation) -> dict[str, Any]:
         tokens = generation.tokens
+        by_the_hour = tokens.cache_write if generation.ask.one_hour_cache else 0
         return {
             "input_tokens": tokens.prompt - tokens.cached - tokens.cache_write,
             "cache_creation_input_tokens": tokens.cache_write,
+            "cache_creation": {
+                "ephemeral_5m_input_tokens": tokens.cache_write - by_the_hour,
+                "ephemeral_1h_input_tokens": by_the_hour,
+            },
             "cache_read_input_tokens": tokens.cached,
             "output_tokens": 0,
         }

@@ -19,7 +19,7 @@ from aiohttp import web
 
 from tests.upstreams.ask import Ask
 from tests.upstreams.behaviour import Behaviour
-from tests.upstreams.books import Books, Entry
+from tests.upstreams.books import PATIENCE, Books, Entry
 from tests.upstreams.exchange import Exchange, bearer, json_response, letters
 from tests.upstreams.failure import Failure, named
 from tests.upstreams.generation import Generation, Served, Shape
@@ -27,7 +27,6 @@ from tests.upstreams.money import Bill
 from tests.upstreams.script import Script
 from tests.upstreams.tokens import Tokens
 
-START_SECONDS = 10.0
 MAX_BODY = 256 * 1024 * 1024
 
 
@@ -115,12 +114,12 @@ class SimulatedUpstream(ABC):
         thread = threading.Thread(target=_serve, args=(loop,), name=type(self).__name__, daemon=True)
         thread.start()
         try:
-            asyncio.run_coroutine_threadsafe(self.start(), loop).result(START_SECONDS)
+            asyncio.run_coroutine_threadsafe(self.start(), loop).result(PATIENCE)
             yield self
         finally:
-            asyncio.run_coroutine_threadsafe(self.stop(), loop).result(START_SECONDS)
+            asyncio.run_coroutine_threadsafe(self.stop(), loop).result(PATIENCE)
             loop.call_soon_threadsafe(loop.stop)
-            thread.join(START_SECONDS)
+            thread.join(PATIENCE)
 
     def reset(self) -> None:
         """Forget the books and the script."""
@@ -133,13 +132,13 @@ class SimulatedUpstream(ABC):
     def entry_for(self, generation_id: str) -> Entry | None:
         return self.books.find(generation_id)
 
-    def wait_idle(self, timeout: float = 5.0, entries: int = 0) -> None:
+    def wait_idle(self, entries: int = 0) -> None:
         """Block until nothing runs (and `entries` came); only from another thread than the server's."""
-        self.books.wait_until(lambda books: not books.running and len(books) >= entries, timeout)
+        self.books.wait_until(lambda books: not books.running and len(books) >= entries)
 
-    async def idle(self, timeout: float = 5.0, entries: int = 0) -> None:
+    async def idle(self, entries: int = 0) -> None:
         """Wait on a loop until nothing runs (and `entries` came)."""
-        await self.books.until(lambda books: not books.running and len(books) >= entries, timeout)
+        await self.books.until(lambda books: not books.running and len(books) >= entries)
 
     # What a provider decides
 

@@ -63,7 +63,7 @@ def test_openai_sdk_reads_chat_and_responses(make: Callable[[], SimulatedUpstrea
             events = list(client.responses.create(model=model, input="Good morning", stream=True))
             whole = client.responses.create(model=model, input="Good morning")
             ids = [each.id for each in client.models.list()]
-        upstream.wait_idle(2, entries=3)
+        upstream.wait_idle(entries=3)
         used = chunks[-1].usage
         assert spoken == whole.output_text == echo("Good morning")
         assert used is not None
@@ -82,7 +82,7 @@ def test_anthropic_sdk_reads_messages(text: str) -> None:
             question: Any = [{"role": "user", "content": text}]
             with client.messages.stream(model=MINI, max_tokens=99, messages=question, tools=[tool]) as stream:
                 final = stream.get_final_message()
-        upstream.wait_idle(2, entries=1)
+        upstream.wait_idle(entries=1)
         entry = upstream.books[0]
     content: Any = final.content[0]
     if text == "call tool":
@@ -199,7 +199,7 @@ def test_stopping_aborts_what_runs() -> None:
         async with aiohttp.ClientSession() as client:
             await upstream.start()
             port, running = upstream.port, asyncio.ensure_future(post(client, upstream, chat()))
-            await upstream.books.until(lambda books: books.running == 1, 2)
+            await upstream.books.until(lambda books: books.running == 1)
             await upstream.pause()
             with pytest.raises(aiohttp.ClientError):
                 await running

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from typing import Any
 
 import httpx
 import pytest
+from beanie import PydanticObjectId
 
+from admin_api.users import deletion
+from proxy.clock import utc_now
 from proxy.core.routing import Role
 from tests.admin_api.playground import FREE, Person, playground
 
@@ -82,16 +84,15 @@ async def test_a_query_that_makes_no_sense_is_refused(mongodb_uri: str) -> None:
 async def test_the_search_is_bounded_in_time(mongodb_uri: str) -> None:
     """A pattern that would backtrack for ever is only text, and the database is told how long it may look."""
     async with playground(mongodb_uri) as place:
-        admin = await place.person(Role.ADMIN)
+        admin, namesake = await place.person(Role.ADMIN), await place.person()
         await admin.user.update({"$set": {"name": "a" * 50}})
+        await namesake.user.update({"$set": {"name": "called (a+)+$ by all"}})
         database = place.gateway.parts.database
         await database.command("profile", 2)
         try:
-            began = time.monotonic()
             response = await admin.get(f"{USERS}?search=(a%2B)%2B%24")
             assert response.status_code == 200
-            assert ids(response) == []
-            assert time.monotonic() - began < 1
+            assert ids(response) == [str(namesake.user.id)]
         finally:
             await database.command("profile", 0)
         profiled = await database["system.profile"].find({"ns": f"{database.name}.users"}).to_list()
@@ -251,6 +252,20 @@ async def test_a_deleted_user_is_gone_and_his_events_stay(mongodb_uri: str) -> N
         assert len(await place.gateway.events()) == 1
         await asyncio.sleep(1.05)
         assert (await place.gateway.chat(key, {"model": FREE, "messages": []})).status_code == 401
+
+
+async def test_a_user_who_is_being_deleted_is_not_revived(mongodb_uri: str) -> None:
+    """An admin's change meets nobody there: a key of an account that is on its way out does not work again."""
+    async with playground(mongodb_uri) as place:
+        admin, person = await place.person(Role.ADMIN), await place.person()
+        key = await place.gateway.key(person.user)
+        await deletion.mark(PydanticObjectId(person.user.id), now=utc_now())
+        marked = await place.documents("users", _id=person.user.id)
+        for changes in ({"isActive": True}, {"role": "premium"}, {"usageLimits": {"dailyRequests": 9}}):
+            assert (await admin.patch(path(person), changes)).status_code == 404
+        assert await place.documents("users", _id=person.user.id) == marked
+        body = {"model": FREE, "messages": [{"role": "user", "content": "hello"}]}
+        assert (await place.gateway.chat(key, body)).status_code == 401
 
 
 async def test_every_admin_write_is_recorded(mongodb_uri: str) -> None:

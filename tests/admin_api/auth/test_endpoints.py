@@ -5,31 +5,25 @@ from __future__ import annotations
 import time
 from typing import Any
 
-import httpx
 import pytest
 
-from admin_api.auth.hashing import PasswordHasher
-from admin_api.auth.service import ensure_admin, is_password_of
 from admin_api.auth.sessions import end_sessions
-from proxy import security
-from proxy.clock import utc_now
 from proxy.core.routing import Role
 from proxy.documents import User
 from tests.admin_api.accounts import (
-    NEW_PASSWORD,
     ORIGIN,
     Account,
+    cookie_of,
     is_good,
+    login,
     message_of,
-    password_hash,
     signed_in,
     token_of,
     user_with_password,
 )
-from tests.gateway import PASSWORD, RunningGateway, running_gateway
+from tests.gateway import PASSWORD, running_gateway
 
 NEWCOMER = {"name": "Asha R", "email": "Asha.R@Example.com", "password": PASSWORD}
-BCRYPT_HASH = "$2b$04$8JIqZirjlq0QJXmkm0pxWexJTdYyThPdplrJgbNGX6MO.ZDIAAljG"  # of "secret-of-2025"
 USER_FIELDS = {
     "_id",
     "name",
@@ -46,16 +40,6 @@ USER_FIELDS = {
     "credits",
     "tokens",
 }
-
-
-async def login(gateway: RunningGateway, email: str, password: str = PASSWORD) -> httpx.Response:
-    return await gateway.http.post("/api/auth/login", json={"email": email, "password": password})
-
-
-def cookie_of(response: httpx.Response) -> dict[str, str]:
-    """Read the `jwt` cookie of an answer: its value under `jwt`, and its attributes in lower case."""
-    parts = [part.strip().partition("=") for part in response.headers["set-cookie"].split(";")]
-    return {name.lower() if name != "jwt" else name: value for name, _, value in parts}
 
 
 async def test_register(mongodb_uri: str) -> None:
@@ -194,106 +178,6 @@ async def test_login_works_as_hard_for_everybody(mongodb_uri: str) -> None:
         assert max(least.values()) < 1.6 * min(least.values()), least
 
 
-async def test_users_of_a_taken_over_database_sign_in(mongodb_uri: str) -> None:
-    """bcrypt hashes of any length count and become argon2id; a Gmail address is found as the original stored it."""
-    async with running_gateway(mongodb_uri) as gateway:
-        user = await gateway.user()
-        hashed = BCRYPT_HASH
-        await user.update({"$set": {"email": "ashar@gmail.com", "password": hashed}})
-        for typed in ("Asha.R@Gmail.com", "ashar+news@googlemail.com"):
-            assert (await login(gateway, typed, "secret-of-2025")).status_code == 200
-        stored = await User.get(user.id)
-        assert stored is not None
-        assert stored.password is not None
-        assert stored.password.startswith("$argon2id$")
-        assert (await login(gateway, "ashar@gmail.com", "secret-of-2025")).status_code == 200
-
-
-SPELLINGS = [
-    ("asharao@gmail.com", "Asha.Rao@Gmail.com"),
-    ("asharao@gmail.com", "asharao+tag@googlemail.com"),
-    ("asha@outlook.com", "asha+tag@outlook.com"),
-    ("asha@icloud.com", "asha+tag@icloud.com"),
-    ("asha@yahoo.com", "asha-tag@yahoo.com"),
-    ("asha@yandex.ru", "asha@ya.ru"),
-]
-"""What the original service has stored, and what its user types."""
-
-
-@pytest.mark.parametrize(("stored", "typed"), SPELLINGS)
-async def test_nobody_gets_the_address_of_a_taken_over_user(
-    mongodb_uri: str, stored: str, typed: str
-) -> None:
-    """What somebody types for his account cannot be registered by another, neither by form nor by the operator."""
-    async with running_gateway(mongodb_uri) as gateway:
-        user = await user_with_password(gateway)
-        await user.update({"$set": {"email": stored}})
-        for email in (typed, typed.upper(), stored):
-            refused = await gateway.http.post("/api/auth/register", json={**NEWCOMER, "email": email})
-            assert message_of(refused, 400, "EMAIL_TAKEN") == "User with this email already exists"
-            assert not await ensure_admin(email, NEW_PASSWORD, gateway.app.ctx.hasher, now=utc_now())
-        found = await login(gateway, typed)
-        assert found.json()["data"]["user"]["_id"] == str(user.id)
-
-
-@pytest.mark.parametrize(("stored", "typed"), SPELLINGS)
-async def test_of_two_with_one_address_each_has_his_account(
-    mongodb_uri: str, stored: str, typed: str
-) -> None:
-    """Where a stranger has got the form that a user types, the password says whose account is meant."""
-    async with running_gateway(mongodb_uri) as gateway:
-        user = await user_with_password(gateway)
-        await user.update({"$set": {"email": stored}})
-        stranger = await user_with_password(gateway)
-        hashed = security.hash_password(NEW_PASSWORD)
-        await stranger.update({"$set": {"email": typed.lower(), "password": hashed}})
-        for password, owner in ((PASSWORD, user), (NEW_PASSWORD, stranger)):
-            found = await login(gateway, typed, password)
-            assert found.json()["data"]["user"]["_id"] == str(owner.id)
-        assert message_of(await login(gateway, typed, "neither's"), 401, "INVALID_CREDENTIALS")
-
-
-class CountingHasher(PasswordHasher):
-    """Counts how often a password is checked."""
-
-    checks = 0
-
-    async def verify(self, password: str, digest: str | None) -> tuple[bool, str | None]:
-        self.checks += 1
-        return await super().verify(password, digest)
-
-
-async def test_an_address_of_two_forms_is_as_hard_for_everybody(mongodb_uri: str) -> None:
-    """A wrong password costs as many checks as the address has forms, whoever has them; a right one is found at once."""
-    async with running_gateway(mongodb_uri) as gateway:
-        for email in ("asha.r@gmail.com", "ravik@gmail.com", "mi.ra@gmail.com", "mira@gmail.com"):
-            await (await user_with_password(gateway)).update({"$set": {"email": email}})
-        gateway.app.ctx.hasher.close()
-        gateway.app.ctx.hasher = hasher = CountingHasher()
-        for email in ("asha.r@gmail.com", "ravi.k@gmail.com", "mi.ra@gmail.com", "no.body@gmail.com"):
-            hasher.checks = 0
-            assert (await login(gateway, email, "not it at all")).status_code == 401
-            assert hasher.checks == 2
-        for email in ("asha.r@gmail.com", "ravi.k@gmail.com", "mi.ra@gmail.com"):
-            hasher.checks = 0
-            assert (await login(gateway, email)).status_code == 200
-            assert hasher.checks == 1
-
-
-async def test_a_migrated_hash_never_undoes_a_password_change(mongodb_uri: str) -> None:
-    """The better hash replaces the very hash that was checked and no other."""
-    async with running_gateway(mongodb_uri) as gateway:
-        user = await gateway.user()
-        hashed = BCRYPT_HASH
-        await user.update({"$set": {"password": hashed}})
-        await User.get_pymongo_collection().update_one(
-            {"_id": user.id}, {"$set": {"password": password_hash()}}
-        )
-        assert await is_password_of(user, "secret-of-2025", gateway.app.ctx.hasher)
-        assert (await login(gateway, user.email, PASSWORD)).status_code == 200
-        assert (await login(gateway, user.email, "secret-of-2025")).status_code == 401
-
-
 async def test_logout(mongodb_uri: str) -> None:
     """Signing out ends the token at once and clears the cookie; without a token it only clears the cookie."""
     async with running_gateway(mongodb_uri) as gateway:
@@ -335,52 +219,6 @@ async def test_me_and_verify(mongodb_uri: str) -> None:
             expected = "You are not logged in! Please log in to get access."
             assert message_of(refused, 401, "UNAUTHENTICATED") == expected
             assert refused.headers["www-authenticate"] == "Bearer"
-
-
-async def test_password(mongodb_uri: str) -> None:
-    """A change ends every session, the new token works, and only the new password signs in."""
-    async with running_gateway(mongodb_uri) as gateway:
-        account = await signed_in(gateway)
-        other = await token_of(gateway, account.user)
-        wish = {"currentPassword": PASSWORD, "newPassword": NEW_PASSWORD}
-        response = await account.send("PATCH", "/api/auth/password", wish)
-        assert response.status_code == 200, response.text
-        assert response.json()["message"] == "Password updated successfully"
-        assert cookie_of(response)["jwt"] == response.json()["token"]
-        assert await is_good(gateway, response.json()["token"])
-        assert not await is_good(gateway, account.token)
-        assert not await is_good(gateway, other)
-        ended = await account.send("GET", "/api/auth/me")
-        assert message_of(ended, 401) == "User recently changed password! Please log in again."
-        assert (await login(gateway, account.user.email)).status_code == 401
-        assert (await login(gateway, account.user.email, NEW_PASSWORD)).status_code == 200
-
-
-async def test_password_refusals(mongodb_uri: str) -> None:
-    """Without a token 401, with the wrong current password 401, with a bad body 400; nothing changes."""
-    async with running_gateway(mongodb_uri) as gateway:
-        account = await signed_in(gateway)
-        wish = {"currentPassword": PASSWORD, "newPassword": NEW_PASSWORD}
-        assert message_of(await gateway.http.patch("/api/auth/password", json=wish), 401)
-        wrong = await account.send("PATCH", "/api/auth/password", {**wish, "currentPassword": "not it"})
-        assert message_of(wrong, 401, "INVALID_CREDENTIALS") == "Your current password is incorrect."
-        bad: list[dict[str, Any]] = [
-            {"newPassword": NEW_PASSWORD},
-            {"currentPassword": PASSWORD},
-            {**wish, "newPassword": "short"},
-            {**wish, "newPassword": "password123"},
-            {**wish, "newPassword": "x" * 1025},
-            {**wish, "newPassword": {"$set": "x"}},
-            {**wish, "currentPassword": {"$ne": ""}},
-            {**wish, "userId": "x"},
-        ]
-        for body in bad:
-            response = await account.send("PATCH", "/api/auth/password", body)
-            assert message_of(response, 400, "VALIDATION_ERROR").startswith("Validation failed: ")
-        assert await is_good(gateway, account.token)
-        stored = await account.stored()
-        assert stored is not None
-        assert stored["password"] == account.user.password
 
 
 async def test_every_reason_of_a_401_has_its_message(mongodb_uri: str) -> None:

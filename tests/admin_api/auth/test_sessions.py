@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
 
 import httpx
 import pytest
+from beanie import PydanticObjectId
 from pymongo.errors import AutoReconnect
 
+from admin_api.auth.hashing import PasswordHasher
 from admin_api.auth.service import set_password
 from admin_api.auth.sessions import LONGEST_SIGN_IN, end_sessions, open_session, refresh_session
 from admin_api.auth.whereabouts import Whereabouts
-from proxy import tokens
+from admin_api.users import deletion
+from proxy import security, tokens
 from proxy.clock import utc_now
 from proxy.core.routing import Role
 from proxy.documents import Session, User
@@ -25,6 +29,7 @@ from tests.admin_api.accounts import (
     password_hash,
     signed_in,
     token_of,
+    user_with_password,
 )
 from tests.gateway import PASSWORD, RunningGateway, running_gateway
 
@@ -153,6 +158,44 @@ async def test_a_sign_in_that_is_overtaken_opens_no_session(mongodb_uri: str) ->
         with pytest.raises(Unauthenticated):
             await open_session(account.user, gateway.parts.settings, Whereabouts(), now=now)
         assert await Session.find_all().count() == 0
+
+
+class OvertakenHasher(PasswordHasher):
+    """Lets something happen to the account while its password is being checked."""
+
+    def __init__(self, meanwhile: Callable[[], Awaitable[object]]) -> None:
+        super().__init__()
+        self._meanwhile = meanwhile
+
+    async def verify(self, password: str, digest: str | None) -> tuple[bool, str | None]:
+        checked = await super().verify(password, digest)
+        await self._meanwhile()
+        return checked
+
+
+@pytest.mark.parametrize("meanwhile", ["marked", "deleted", "deactivated", "given another password"])
+async def test_what_happens_while_a_password_is_checked_counts(mongodb_uri: str, meanwhile: str) -> None:
+    """Who shows what was the right password is refused when the account has changed or gone by the end of the check."""
+    async with running_gateway(mongodb_uri) as gateway:
+        user = await user_with_password(gateway)
+        user_id, now = PydanticObjectId(user.id), utc_now()
+
+        async def change() -> None:
+            if meanwhile == "deactivated":
+                await user.update({"$set": {"isActive": False}})
+            elif meanwhile == "given another password":
+                await set_password({"_id": user_id}, security.hash_password(NEW_PASSWORD), now=now)
+            else:
+                await deletion.mark(user_id, now=now)
+            if meanwhile == "deleted":
+                await deletion.finish(user_id)
+
+        gateway.app.ctx.hasher.close()
+        gateway.app.ctx.hasher = OvertakenHasher(change)
+        login = {"email": user.email, "password": PASSWORD}
+        assert message_of(await gateway.http.post("/api/auth/login", json=login), 401)
+        assert await Session.find_all().count() == 0
+        assert await User.find_all().count() == (meanwhile != "deleted")
 
 
 @pytest.mark.parametrize("fields", [{}, {"signOuts": ""}], ids=["new", "of before there was a number"])

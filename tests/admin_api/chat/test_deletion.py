@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 
 from bson import ObjectId
 
-from admin_api.chat.deletion import mark_expired
+from admin_api.chat.deletion import delete_orphans, mark_expired
 from proxy.clock import utc_now
 from proxy.settings import ChatSection
 from tests.admin_api.playground import FREE, playground
@@ -41,6 +41,29 @@ async def test_unused_sessions_go_with_their_messages(mongodb_uri: str) -> None:
         assert [str(s["_id"]) for s in await play.documents("chatsessions")] == [used]
 
 
+async def test_what_a_turn_that_died_has_left_goes(mongodb_uri: str) -> None:
+    """A day later a gateway deletes messages without a session, of whoever is still there; all others stay."""
+    now = utc_now()
+    async with playground(mongodb_uri, clock=lambda: now) as play:
+        person, gone = await play.person(), await play.person()
+        kept = (await person.say("kept", FREE)).json()["data"]["session"]["id"]
+        database = play.gateway.parts.database
+        for each in (person, gone):
+            lost = (await each.say("lost", FREE)).json()["data"]["session"]["id"]
+            await database["chatsessions"].delete_one({"_id": ObjectId(lost)})
+        await database["users"].delete_one({"_id": gone.user.id})
+        original = {"sessionId": "chat_1", "userId": person.user.id, "role": "user", "createdAt": now}
+        await database["chatmessages"].insert_one(original)
+        assert await delete_orphans(now + timedelta(hours=23)) == 0
+    async with playground(mongodb_uri, clock=lambda: now + timedelta(days=1, hours=1)) as play:
+        async with asyncio.timeout(5):
+            while len(await play.documents("chatmessages")) > 3:  # noqa: ASYNC110  it happens in the background
+                await asyncio.sleep(0.02)
+        left = {str(message["sessionId"]) for message in await play.documents("chatmessages")}
+        assert left == {kept, "chat_1"}
+        assert await delete_orphans(now + timedelta(days=1, hours=1)) == 0
+
+
 async def test_the_gateway_deletes_by_itself(mongodb_uri: str) -> None:
     """A gateway with a bound deletes expired sessions when it starts; one without keeps all."""
     now = utc_now()
@@ -52,7 +75,7 @@ async def test_the_gateway_deletes_by_itself(mongodb_uri: str) -> None:
         await asyncio.sleep(0.3)
         assert len(await play.documents("chatsessions")) == 1
     async with playground(mongodb_uri, chat=ChatSection(session_days=2)) as play:
-        async with asyncio.timeout(5):
-            while await play.documents("chatmessages"):  # noqa: ASYNC110  it happens in the background
+        async with asyncio.timeout(60):
+            while await play.documents("chatsessions"):  # noqa: ASYNC110  it happens in the background
                 await asyncio.sleep(0.02)
-        assert await play.documents("chatsessions") == []
+        assert await play.documents("chatmessages") == []

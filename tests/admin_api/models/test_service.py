@@ -59,13 +59,13 @@ async def test_edits_survive_a_sync(mongodb_uri: str) -> None:
 
 
 async def test_edits_reach_every_worker(mongodb_uri: str) -> None:
-    """Another process on the same database applies an edit within two seconds."""
+    """Another process on the same database applies an edit long before it reads its providers' models again."""
     async with playground(mongodb_uri) as play:
         settings = play.gateway.parts.settings
         keys = {"openrouter": (OPENROUTER_KEY,), "huggingface": (HUGGINGFACE_KEY,)}
         async with running_gateway(mongodb_uri, settings.providers, provider_keys=keys) as other:
             await edited(play, PAID, isAvailable=False)
-            async with asyncio.timeout(2):
+            async with asyncio.timeout(60):
                 while other.parts.catalog.current.entries["openrouter"][PAID].is_available:  # noqa: ASYNC110
                     await asyncio.sleep(0.05)
 

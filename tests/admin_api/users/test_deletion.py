@@ -10,8 +10,8 @@ import pytest
 from admin_api.chat.schemas import NewSession
 from admin_api.chat.service import create_session
 from admin_api.users import deletion
-from admin_api.users.schemas import NewApiKey
-from admin_api.users.service import create_api_key
+from admin_api.users.schemas import NewApiKey, ProfileChanges
+from admin_api.users.service import change_profile, create_api_key, toggle_favorite
 from proxy.clock import utc_now
 from proxy.core.routing import Role
 from proxy.documents import User
@@ -122,6 +122,23 @@ async def test_what_is_made_meanwhile_goes_too(mongodb_uri: str) -> None:
                 await create_session(account.id, NewSession(), place.gateway.parts.settings.chat, now=now)
             left = await left_of(place, account)
             assert (left["apikeys"], left["chatsessions"]) == (0, 0)
+
+
+async def test_what_is_changed_meanwhile_brings_nobody_back(mongodb_uri: str) -> None:
+    """A change of an account that is going, or gone, is refused as its token is, and makes no document of a user."""
+    async with running_gateway(mongodb_uri) as gateway:
+        account = await signed_in(gateway)
+        now = utc_now()
+        await deletion.mark(account.id, now=now)
+        marked = await account.stored()
+        for left in (marked, None):
+            with pytest.raises(Unauthenticated):
+                await change_profile(account.id, ProfileChanges(name="Late"), now=now)
+            for is_known in (True, False):
+                with pytest.raises(Unauthenticated):
+                    await toggle_favorite(account.id, FREE, is_known=is_known)
+            assert await account.stored() == left
+            await deletion.finish(account.id)
 
 
 async def test_the_last_admin_stays(mongodb_uri: str) -> None:

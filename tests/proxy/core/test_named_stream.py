@@ -176,6 +176,7 @@ def test_what_a_message_used_is_a_running_total() -> None:
         "input_tokens": 10,
         "cache_read_input_tokens": 4,
         "cache_creation_input_tokens": 2,
+        "cache_creation": {"ephemeral_5m_input_tokens": 1, "ephemeral_1h_input_tokens": 1},
         "output_tokens": 1,
     }
     frames: list[dict[str, Any]] = [
@@ -185,7 +186,9 @@ def test_what_a_message_used_is_a_running_total() -> None:
         {"type": "message_stop"},
     ]
     data = b"".join(b"data: %b\n\n" % orjson.dumps(frame) for frame in frames)
-    assert run(MessagesStream, [data]).usage == Usage(16, 7, cached_tokens=4, cache_write_tokens=2)
+    assert run(MessagesStream, [data]).usage == Usage(
+        16, 7, cached_tokens=4, cache_write_tokens=2, cache_write_1h_tokens=1
+    )
     # The start alone does not say what was written.
     assert run(MessagesStream, [data[: data.index(b"\n\n") + 2]]).usage is None
     searched = messages.as_chat(

@@ -79,6 +79,7 @@ def usages(draw: st.DrawFn) -> Usage:
         cached,
         written,
         draw(st.integers(0, completion)),
+        cache_write_1h_tokens=draw(st.integers(0, written)),
         audio_tokens=draw(st.integers(0, prompt)),
         audio_output_tokens=heard,
         image_output_tokens=draw(st.integers(0, completion - heard)),
@@ -110,6 +111,9 @@ def test_parts_of_the_prompt_are_not_paid_twice() -> None:
     usage = Usage(1000, 100, cached_tokens=600, cache_write_tokens=300, reasoning_tokens=90)
     assert cost_of(price, usage) == Decimal("0.00167")
     assert cost_of(SIMPLE, usage) == cost_of(SIMPLE, USED) == Decimal("0.0026")
+    lasting = replace(usage, cache_write_1h_tokens=100)
+    assert cost_of(replace(price, cache_write_1h=Decimal("0.000004")), lasting) == Decimal("0.00182")
+    assert cost_of(price, lasting) == Decimal("0.00167")
     fee = replace(SIMPLE, request=Decimal("0.005"), web_search=Decimal("0.01"), discount=Decimal("0.5"))
     assert cost_of(fee, replace(USED, web_searches=2)) == Decimal("0.0138")
 
@@ -119,17 +123,14 @@ def test_an_override_begins_above_its_threshold() -> None:
     price = replace(
         SIMPLE,
         overrides=(
-            PriceOverride(272_000, prompt=Decimal(4), cache_read=Decimal(1)),
+            PriceOverride(272_000, prompt=Decimal(4), cache_read=Decimal(1), cache_write_1h=Decimal(8)),
             PriceOverride(500_000, prompt=Decimal(9), completion=Decimal(7)),
         ),
     )
     assert effective(price, 272_000).prompt == SIMPLE.prompt
     longer = effective(price, 272_001)
-    assert (longer.prompt, longer.completion, longer.cache_read) == (
-        Decimal(4),
-        SIMPLE.completion,
-        Decimal(1),
-    )
+    assert (longer.prompt, longer.completion) == (Decimal(4), SIMPLE.completion)
+    assert (longer.cache_read, longer.cache_write_1h) == (Decimal(1), Decimal(8))
     longest = effective(price, 500_001)
     assert (longest.prompt, longest.completion, longest.cache_read) == (Decimal(9), Decimal(7), Decimal(1))
 

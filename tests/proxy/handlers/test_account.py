@@ -5,7 +5,13 @@ from __future__ import annotations
 from decimal import Decimal
 from typing import Any
 
+from plugins.contract import Price, Usage
+from proxy.core.bill import Bill, counted
+from proxy.core.pricing import Charge, CostSource, cost_of
 from proxy.core.routing import Role
+from proxy.metering.contract import Reservation
+from proxy.metering.event import usage_event
+from tests.proxy.metering.meters import settlement, want
 from tests.proxy.stage import MINI, Stage, staged
 from tests.upstreams import Behaviour
 
@@ -65,6 +71,61 @@ async def test_a_request_is_explained_line_by_line(mongodb_uri: str) -> None:
         assert (await get(stage, await stage.gateway.key(user), f"/v1/requests/{request_id}"))[
             "id"
         ] == request_id
+
+
+async def test_what_few_requests_have_is_explained_too(mongodb_uri: str) -> None:
+    """Sound, pictures and what is cached for an hour have lines, with which the sum is the cost to the last digit."""
+    price = Price(
+        prompt=Decimal("0.000002"),
+        completion=Decimal("0.000006"),
+        cache_read=Decimal("0.0000002"),
+        cache_write=Decimal("0.0000025"),
+        cache_write_1h=Decimal("0.000004"),
+        audio=Decimal("0.00004"),
+        audio_output=Decimal("0.00008"),
+        image_output=Decimal("0.00003"),
+    )
+    usage = Usage(
+        1000,
+        100,
+        cached_tokens=300,
+        cache_write_tokens=200,
+        cache_write_1h_tokens=150,
+        audio_tokens=70,
+        audio_output_tokens=30,
+        image_output_tokens=10,
+    )
+    bill = Bill(counted(usage), Charge(cost_of(price, usage), CostSource.PRICE_TABLE, estimated=False))
+    async with staged(mongodb_uri) as stage:
+        user = await stage.gateway.user()
+        reservation = Reservation(want(user_id=str(user.id)), (), {}, 100)
+        event = usage_event(reservation, settlement(bill=bill, price=price))
+        await stage.gateway.parts.database["usageevents"].insert_one(event)
+        told = await get(stage, await stage.gateway.key(user), f"/v1/requests/{event['_id']}")
+    assert told["tokens"] == {
+        "prompt": 1000,
+        "prompt_uncached": 500,
+        "prompt_cached": 300,
+        "prompt_cache_write": 200,
+        "prompt_cache_write_1h": 150,
+        "prompt_audio": 70,
+        "completion": 100,
+        "completion_reasoning": 0,
+        "completion_audio": 30,
+        "completion_image": 10,
+    }
+    lines = {line["item"]: (line["count"], line["usd_each"]) for line in told["cost"]["lines"]}
+    assert lines == {
+        "prompt": (500, "0.000002"),
+        "cached": (300, "0.0000002"),
+        "cacheWrite": (50, "0.0000025"),
+        "cacheWrite1h": (150, "0.000004"),
+        "audioSurcharge": (70, "0.000038"),
+        "completion": (100, "0.000006"),
+        "audioOutputSurcharge": (30, "0.000074"),
+        "imageOutputSurcharge": (10, "0.000024"),
+    }
+    assert sum(Decimal(line["usd"]) for line in told["cost"]["lines"]) == Decimal(told["cost"]["usd"])
 
 
 async def test_only_the_owner_is_told(mongodb_uri: str) -> None:

@@ -112,6 +112,21 @@ def test_an_event_and_its_correction_are_the_truth(
     assert stored["costUsd"].to_decimal() + fixed["costUsd"].to_decimal() == true["costUsd"].to_decimal()
 
 
+def test_what_hardly_any_request_has_is_stored_where_it_is() -> None:
+    """An ordinary event is no larger for it, and a correction takes back what turned out not to be there."""
+    usual = {"prompt": 60, "completion": 20, "cached": 0, "cacheWrite": 0, "reasoning": 0}
+    plain = usage_event(reservation(), settlement(price=PRICE))
+    assert plain["tokens"] == usual
+    charge = Charge(Decimal(0), CostSource.PROVIDER, estimated=True)
+    rare = settlement(bill=Bill(Counted(60, 20, audio=5, image_output=3), charge), price=PRICE)
+    event = usage_event(reservation(), rare)
+    assert event["tokens"] == {**usual, "audio": 5, "imageOutput": 3}
+    assert event["price"] == {**plain["price"], "audio": "0", "imageOutput": "0"}
+    unchanged = dict.fromkeys(usual, 0)
+    assert correction(event, plain)["tokens"] == {**unchanged, "audio": -5, "imageOutput": -3}
+    assert correction(plain, event)["tokens"] == {**unchanged, "audio": 5, "imageOutput": 3}
+
+
 def test_the_price_of_the_fixture_is_exact() -> None:
     """The amounts that these tests use are exact in pico-dollars, so that nothing above is rounded away."""
     assert (PRICE.prompt * 10**12) % 1 == 0

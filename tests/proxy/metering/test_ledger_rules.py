@@ -264,8 +264,8 @@ class LedgerRules(RuleBasedStateMachine):
             # What was promised is covered, whatever has become of which command.
             share = item._group.slices.get(self.user)
             entry = account.get("j", {}).get(item.journal.name, {})
-            for counter, amount in ({} if share is None else share.held).items():
-                assert amount <= entry.get("s", {}).get(counter, 0), counter
+            for name, counter in ({} if share is None else share.counters).items():
+                assert counter.held <= entry.get("s", {}).get(name, 0), name
 
     def teardown(self) -> None:
         """Let the dust settle: every event is there once, counters are their sums, and nothing is held."""
