@@ -11,7 +11,7 @@ never zero.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from decimal import Decimal
 from enum import StrEnum
 from typing import Any, Protocol, runtime_checkable
@@ -30,7 +30,7 @@ class Api(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class UpstreamRequest:
-    """One HTTP request for the relay to perform; `path` is relative to the provider's base URL."""
+    """One HTTP request for the relay to perform; `path` begins with a slash and goes behind the provider's base URL."""
 
     method: str
     path: str
@@ -49,6 +49,10 @@ class PriceOverride:
     cache_write: Decimal | None = None
     cache_write_1h: Decimal | None = None
 
+    def __post_init__(self) -> None:
+        """Refuse what is no amount."""
+        _check_amounts(self, besides=("min_prompt_tokens",))
+
 
 @dataclass(frozen=True, slots=True)
 class Price:
@@ -56,7 +60,8 @@ class Price:
 
     A cache price of `None` means that the provider publishes none and bills the prompt price. Output in pictures or
     sound counts in the completion tokens, at `image_output` and `audio_output` where they are given: a hold must
-    cover the dearest of the three. `overrides` ascend by threshold, and the last one that applies wins.
+    cover the dearest of the three. `overrides` ascend by threshold, and the last one that applies wins. Raises
+    `ValueError` for an amount that is none: below zero it would credit whoever asks.
     """
 
     prompt: Decimal
@@ -72,6 +77,19 @@ class Price:
     web_search: Decimal | None = None
     discount: Decimal = Decimal(0)
     overrides: tuple[PriceOverride, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse what is no amount."""
+        _check_amounts(self, besides=("overrides",))
+
+
+def _check_amounts(prices: Price | PriceOverride, *, besides: tuple[str, ...]) -> None:
+    for each in fields(prices):
+        value = getattr(prices, each.name)
+        if value is None or each.name in besides:
+            continue
+        if not isinstance(value, Decimal) or not value.is_finite() or value < 0:
+            raise ValueError(f"a price is a Decimal of at least 0, and {each.name} is {value!r}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +217,7 @@ class Translator(Protocol):
 
     Both methods may raise `ValueError` for what makes no sense; the provider has failed then. An error goes into
     `error`, as OpenAI writes it, and usage into `usage`; `Provider.read_error` and `read_usage` read both there.
+    An event of `[DONE]` ends the stream, as it does OpenAI's, and is not translated.
     """
 
     framing: Framing
@@ -229,7 +248,10 @@ class Provider(Protocol):
         """Read that list; raise `ValueError` when it is not one."""
 
     def api_request(self, call: ApiCall, api_key: str | None) -> UpstreamRequest:
-        """Describe the request for an answer of one of `apis`; usage is always asked for."""
+        """Describe the request for an answer of one of `apis`; usage is always asked for.
+
+        Raise `ValueError` with one line, which the caller gets, when the provider cannot be asked that.
+        """
 
     def translator(self, call: ApiCall) -> Translator | None:
         """Make what translates the answer to a chat request; `None` if it comes in OpenAI's form."""

@@ -29,9 +29,8 @@ from plugins.contract import (
     UpstreamRequest,
     Usage,
 )
-from plugins.reading import amount, count, first, get, text, texts, usage
+from plugins.reading import amount, count, first, get, parsed, text, texts, usage
 
-OPTIONS = frozenset({"prices", "max_tokens_field", "apis"})
 CONTEXT_FIELDS = ("context_length", "max_model_len", "context_window", "max_context_length")
 PRICE_FIELDS = frozenset(each.name for each in fields(Price)) - {"discount", "overrides"}
 LONGEST_WAIT = 30 * 86_400
@@ -77,8 +76,9 @@ AGAINST_POLICY = frozenset({"content_policy_violation", "content_filter", "refus
 
 @dataclass(frozen=True)
 class OpenAICompatible:
-    """A provider with OpenAI's API; `options.extra` may hold `prices`, `max_tokens_field` and `apis`."""
+    """A provider with OpenAI's API; `options.extra` may hold what is in `OPTIONS`, to which a subclass may add."""
 
+    OPTIONS: ClassVar = frozenset({"prices", "max_tokens_field", "apis"})
     APIS: ClassVar = frozenset({Api.CHAT, Api.EMBEDDINGS})
     options: ProviderOptions
     apis: frozenset[Api] = field(init=False, repr=False)
@@ -87,7 +87,7 @@ class OpenAICompatible:
     def __post_init__(self) -> None:
         """Refuse wrong options; a value that no header can carry would fail every request instead."""
         extra = self.options.extra
-        if unknown := sorted(set(extra) - OPTIONS):
+        if unknown := sorted(set(extra) - self.OPTIONS):
             raise ValueError(f"unknown option {unknown[0]!r}")
         if extra.get("max_tokens_field", "max_tokens") not in CAP_FIELDS:
             raise ValueError(f"max_tokens_field must be one of {', '.join(CAP_FIELDS)}")
@@ -138,7 +138,7 @@ class OpenAICompatible:
 
     def read_models(self, body: bytes) -> Sequence[ModelInfo]:
         """Read a model list; entries that make no sense are left out, and a configured price wins."""
-        document = orjson.loads(body)  # its JSONDecodeError is a ValueError
+        document = parsed(body)
         # Together answers with a bare list; Ollama without models has `data: null`.
         entries = document if isinstance(document, list) else get(document, "data")
         if entries is None and get(document, "object") == "list":

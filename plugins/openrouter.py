@@ -6,6 +6,7 @@ Sources: the OpenAPI description and guides in OpenRouterTeam/docs (August 2026)
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from decimal import Decimal
@@ -57,6 +58,10 @@ PRICES = {
 # Guide "PDF Inputs" (August 2026): where a model takes no files and no engine is named, `mistral-ocr` reads them, at
 # $2 per 1,000 pages. This one is free; `pdf-text`, as it was called before, is redirected to it.
 FREE_PARSER = {"id": "file-parser", "pdf": {"engine": "cloudflare-ai"}}
+# They search the web in every answer. Perplexity's fee stood under `request` in January 2026, since May under `web_search`.
+SEARCHES_ONCE = re.compile(r"perplexity/|.+-search-preview")
+# 74 searches in one answer, and reasoning with a price of its own beside the completion (captured in May 2025).
+SEARCHES_AT_WILL = re.compile(r".+deep-research")
 OVERRIDABLE = ("prompt", "completion", "cache_read", "cache_write", "cache_write_1h")
 WINDOW_FIELDS = ("utc_start", "utc_end", "utc_days")
 MILLION = 6
@@ -103,7 +108,7 @@ class OpenRouter(OpenAICompatible):
         longest = count(get(get(entry, "top_provider"), "max_completion_tokens"))
         return replace(
             model,
-            price=read_price(get(entry, "pricing")),
+            price=_with_searches(model.id, read_price(get(entry, "pricing"))),
             is_free=model.id.endswith(":free") or model.id == "openrouter/free",
             owned_by=model.id.partition("/")[0].lstrip("~"),
             max_output_tokens=longest or None,
@@ -221,6 +226,15 @@ def read_price(pricing: object) -> Price | None:
     thresholds = sorted({threshold for threshold, _, _ in known if threshold})
     steps = (PriceOverride(each, **_overridden(_worst(base, known, each))) for each in thresholds)
     return replace(Price(worst["prompt"], worst["completion"]), **worst, overrides=tuple(steps))
+
+
+def _with_searches(model: str, price: Price | None) -> Price | None:
+    """Let a request to a model that searches unasked cost a search, and let one without a bound have no price."""
+    if price is None or SEARCHES_AT_WILL.match(model):
+        return None
+    if price.web_search is None or not SEARCHES_ONCE.match(model):
+        return price
+    return replace(price, request=price.request + price.web_search, web_search=None)
 
 
 Condition = tuple[int, bool, dict[str, Decimal]]

@@ -5,9 +5,12 @@ Law: what makes no sense is unknown, and never an exception.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from decimal import Decimal, InvalidOperation
 from typing import Any, TypeVar
+
+import orjson
 
 from plugins.contract import Json, Usage
 
@@ -19,6 +22,19 @@ LEAST_EXPONENT = -18
 MOST_DIGITS = 28
 MOST_TOKENS = 10**10
 _NO_MEMBERS: Json = {}
+
+
+def parsed(body: bytes) -> Any:
+    """Parse JSON, also with half a surrogate pair in it, which JavaScript leaves where it cuts a text; or raise `ValueError`."""
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError:
+        if b"\\u" not in body:
+            raise
+    try:
+        return orjson.loads(json.dumps(json.loads(body), ensure_ascii=False).encode(errors="replace"))
+    except RecursionError:
+        raise ValueError("JSON that is nested too deep") from None
 
 
 def get(holder: object, key: str) -> Any:
@@ -91,6 +107,10 @@ def usage(record: object) -> Usage | None:
     heard, said, seen = details.get("audio_tokens"), output.get("audio_tokens"), output.get("image_tokens")
     searches, upstream = record.get("server_tool_use_details"), record.get("cost_details")
     written = min(count(written) or 0, prompt) if written else 0
+    if (total := record.get("total_tokens")) != prompt + completion:
+        completion += _thought_beside(
+            prompt + completion, count(total), count(reasoned) or 0, cached + written
+        )
     spoken = min(count(said) or 0, completion) if said else 0
     return Usage(
         prompt_tokens=prompt,
@@ -124,6 +144,13 @@ def _completed(
     if completion is None and prompt is not None and total is not None:
         return prompt, total - prompt
     return prompt, completion
+
+
+def _thought_beside(told: int, total: int | None, reasoning: int, cached: int) -> int:
+    """Work out the reasoning that xAI counts beside the completion, and Google in the total alone; both bill it as output."""
+    unseen = 0 if total is None else max(0, total - told)
+    # A total that counts cached tokens beside the prompt says nothing of the output.
+    return unseen if unseen == reasoning or (not reasoning and unseen != cached) else 0
 
 
 def _part(record: Json, key: str) -> Json:

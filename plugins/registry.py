@@ -34,6 +34,8 @@ BROKEN = (
     ValueError,
 )
 
+MEMBERS = tuple(name for name in vars(Provider) if not name.startswith("_"))
+
 
 class PluginError(ValueError):
     """A plugin that is unknown, twice there, broken, or wrongly configured."""
@@ -53,12 +55,15 @@ class LazyFactory:
         except BROKEN as error:
             raise PluginError(f"{label} cannot be imported: {error}") from error
         try:
-            provider = factory(options)
+            provider: Provider = factory(options)
         except BROKEN as error:
             raise PluginError(f"provider {options.name!r}: {label} refuses its options: {error}") from error
         # A class passes for its instances: it has every attribute. A factory must not return one.
-        if not isinstance(provider, Provider) or isinstance(provider, type):
+        if isinstance(provider, type):
             raise PluginError(f"{label} made no provider, but {type(provider).__name__}")
+        if missing := [each for each in MEMBERS if not _has(provider, each)]:
+            kind = type(provider).__name__
+            raise PluginError(f"{label} made no provider, but {kind}, which lacks {', '.join(missing)}")
         if provider.name != options.name:
             raise PluginError(f"{label} named its provider {provider.name!r} instead of {options.name!r}")
         return provider
@@ -93,3 +98,8 @@ def load(
             raise PluginError(f"provider {options.name!r} is configured twice")
         made[options.name] = known[plugin](options)
     return made
+
+
+def _has(provider: object, member: str) -> bool:
+    """Say whether a provider has a member of its own; what a subclass of the protocol inherits answers nothing."""
+    return hasattr(provider, member) and getattr(type(provider), member, None) is not vars(Provider)[member]

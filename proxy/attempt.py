@@ -20,6 +20,7 @@ from proxy.core.bill import NOTHING, Bill, Served, bill
 from proxy.core.routing import with_native_models
 from proxy.deadlines import NEVER, Deadline
 from proxy.documents import Outcome
+from proxy.errors import InvalidRequest
 from proxy.health import Admission
 from proxy.metering.contract import AttemptRecord, Progress, Reservation
 from proxy.relay import MAX_ANSWER_BYTES, RelayFailed, UpstreamResponse
@@ -68,7 +69,7 @@ class Attempt:
         self._status: int | None = None
         self._stream: AnswerStream | None = None
         self._translator: Translator | None = None
-        self.was_reached = True
+        self.was_reached = False
         self.is_served = False
         self.is_abandoned = False
         self.failure: Failure | None = None
@@ -165,7 +166,10 @@ class Attempt:
             has_unread_files=asked.prompt.files > 0 and self._plan.leaves_files_unread(self.target),
         )
         self._translator = self._endpoint.provider.translator(call)
-        return self._endpoint.provider.api_request(call, self._admission.api_key)
+        try:
+            return self._endpoint.provider.api_request(call, self._admission.api_key)
+        except ValueError as exc:
+            raise InvalidRequest(str(exc)) from exc
 
     def _is_reported(self, failure: Failure) -> bool:
         """Say whether the provider has said that it failed, or hung up before it said anything.
@@ -194,7 +198,9 @@ class Attempt:
 
     async def _exchange(self) -> Failure | None:
         name, timeouts = self.target.entry.provider, self._timeouts
-        response = await self._services.relay.send(name, self._request(), timeouts=timeouts)
+        request = self._request()
+        self.was_reached = True
+        response = await self._services.relay.send(name, request, timeouts=timeouts)
         try:
             self._read_head(response)
             return await self._read(response)

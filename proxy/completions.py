@@ -12,7 +12,6 @@ from datetime import datetime
 from decimal import Decimal
 from functools import partial
 
-from plugins.contract import Price
 from proxy import background
 from proxy.auth import Caller
 from proxy.call import Answer, Client, Plan, Services
@@ -174,7 +173,7 @@ class Completions:
         asked, media, context = call.asked, self._media, way.context_length
         key_limits, first = call.caller.key_limits, way.targets[0]
         has_budget = key_limits is not None and key_limits.has_budget
-        extras = self._extras(asked, way.price) if has_budget else ZERO
+        extras = self._extras(asked, way) if has_budget else ZERO
         return Want(
             request_id=call.request_id,
             user_id=call.caller.user_id,
@@ -185,7 +184,9 @@ class Completions:
             key_limits=key_limits,
             demand=Demand(limits.prompt_bound(asked, context, media), way.price, extras),
             prompt_estimate=limits.prompt_estimate(asked, context, media),
-            output_tokens=limits.output_wish(asked, way.max_output_tokens, self._default_output_tokens),
+            output_tokens=limits.output_wish(
+                asked, way.max_output_tokens, self._default_output_tokens, context
+            ),
             choices=asked.choices,
             requested_model=asked.model,
             provider=first.entry.provider,
@@ -193,13 +194,13 @@ class Completions:
             stream=asked.stream,
         )
 
-    def _extras(self, asked: ApiRequest, price: Price | None) -> Decimal:
+    def _extras(self, asked: ApiRequest, way: Way) -> Decimal:
         """Bound what a request may cost beside its tokens, for a key whose money is limited; refuse what has no bound."""
-        if price is None:
+        if way.price is None:
             raise unpriced(asked.model)
         extras = ZERO
-        if asked.paid_extras:
+        if way.paid_extras:
             if self._extras_usd is None:
-                raise unbounded(asked.paid_extras)
+                raise unbounded(way.paid_extras)
             extras = self._extras_usd
-        return extras + limits.surcharges(asked, price, self._media)
+        return extras + limits.surcharges(asked, way.price, self._media)

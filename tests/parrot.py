@@ -27,11 +27,13 @@ class ParrotServer:
     oops_after: int | None = None
     line: bytes | None = None
     refusal: int | None = None
+    counted: dict[str, Any] | None = None
+    prices: dict[str, list[int]] = field(default_factory=lambda: PRICES)
 
     async def voices(self, request: web.Request) -> web.Response:
         """List the voices and their prices."""
         assert request.headers["x-parrot-key"] == "squawk"
-        return web.json_response(PRICES)
+        return web.json_response(self.prices)
 
     async def speak(self, request: web.Request) -> web.StreamResponse:
         """Answer, as a whole or live."""
@@ -46,7 +48,7 @@ class ParrotServer:
         cost = Decimal(heard * prices[0] + len(said) * prices[1]) / 1_000_000
         end = {
             "why": "done" if len(said) == len(words) else "limit",
-            "counted": {"heard": heard, "said": len(said)},
+            "counted": self.counted or {"heard": heard, "said": len(said)},
         }
         head = {"id": f"squawk-{len(self.asked)}", "voice": asked["voice"], "at": 1_790_000_000}
         if not asked["live"]:

@@ -17,6 +17,9 @@ COVERED = {
     ),
     "a hard limit fails open, or the hold shrinks": (
         "proxy/core/test_rules.py::test_a_hold_covers_every_cost",
+        "proxy/core/test_limits.py::test_every_text_to_embed_has_a_context_of_its_own",
+        "proxy/test_budgets.py::test_a_search_that_nobody_asked_for_is_held",
+        "proxy/test_budgets.py::test_what_a_provider_adds_to_a_prompt_is_held",
         "proxy/metering/test_meters.py::test_the_cap_is_lowered_to_what_is_affordable",
         "proxy/handlers/test_account.py::test_a_budget_ends_in_402",
     ),
@@ -89,6 +92,8 @@ COVERED = {
     ),
     "a negative price credits the caller": (
         "proxy/test_costs.py::test_a_variable_price_is_the_providers_word_or_unknown",
+        "proxy/core/test_bill.py::test_nonsense_is_no_usage_record",
+        "test_third_party.py::test_a_negative_price_is_none",
     ),
     "there is a default administrator": ("proxy/test_server.py::test_the_first_admin_is_made_at_the_start",),
     "one document for a whole chat slows it": (

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from decimal import Decimal
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import openai
 import pytest
 from openai import AsyncOpenAI
 
+from proxy.catalog import CatalogError
 from proxy.core.routing import Role
 from tests.gateway import RunningGateway, provider_settings, running_gateway
 from tests.parrot import ParrotServer, serving_parrot
@@ -118,6 +120,34 @@ async def test_whatever_goes_wrong_is_an_error_of_ours(mongodb_uri: str) -> None
         assert outcomes == {"upstream_error"}
 
 
+@pytest.mark.parametrize("heard", [-1_000_000, 10**30, 0.5, True])
+@pytest.mark.usefixtures("installed")
+async def test_nonsense_of_a_provider_credits_nobody(mongodb_uri: str, heard: object) -> None:
+    """A plugin that believes what no provider can have counted leaves the request to be estimated."""
+    async with talking(mongodb_uri) as (gateway, parrot):
+        key = await gateway.key(role=Role.PREMIUM)
+        parrot.counted = {"heard": heard, "said": 1}
+        for stream in (False, True):
+            assert (await gateway.chat(key, {**ASKED, "stream": stream})).status_code == 200
+        for event in await gateway.events():
+            assert event["estimated"]
+            assert event["costUsd"].to_decimal() > 0
+            assert 0 < event["tokens"]["prompt"] < 100
+
+
+@pytest.mark.usefixtures("installed")
+async def test_a_negative_price_is_none(mongodb_uri: str) -> None:
+    """A list with a price below zero is refused as a whole: nobody is credited for asking."""
+    async with serving_parrot() as parrot:
+        parrot.prices = {"polly": [-2, -8]}
+        providers = {"zoo": provider_settings("parrot", parrot.base_url)}
+        async with running_gateway(mongodb_uri, providers, provider_keys={"zoo": ("squawk",)}) as gateway:
+            key = await gateway.key(role=Role.PREMIUM)
+            assert (await gateway.chat(key, ASKED)).status_code == 503
+            with pytest.raises(CatalogError, match="a price is a Decimal of at least 0, and prompt is "):
+                await gateway.parts.catalog.refresh("zoo")
+
+
 @pytest.mark.usefixtures("installed")
 async def test_its_refusals_are_judged_by_the_plugin(mongodb_uri: str) -> None:
     """A status of the provider's becomes what the plugin says that it means."""
@@ -126,6 +156,24 @@ async def test_its_refusals_are_judged_by_the_plugin(mongodb_uri: str) -> None:
         for status, ours in ((400, 400), (500, 502), (429, 429)):
             parrot.refusal = status
             assert (await gateway.chat(key, ASKED)).status_code == ours
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.usefixtures("installed")
+async def test_what_it_cannot_be_asked_is_refused(mongodb_uri: str, *, stream: bool) -> None:
+    """What the plugin cannot put into the provider's words is a 400 in its own, and costs nothing."""
+    picture = [{"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}]
+    async with talking(mongodb_uri) as (gateway, parrot):
+        user = await gateway.user(Role.PREMIUM)
+        key = await gateway.key(user, totalBudget="0.04")
+        for message in ({"role": "user", "content": picture}, {"role": "user"}):
+            response = await gateway.chat(key, {"model": "polly", "messages": [message], "stream": stream})
+            assert response.status_code == 400
+            assert response.json()["error"]["message"] == "Parrots hear text and nothing else."
+        assert (parrot.asked, await gateway.events()) == ([], [])
+        standing = await gateway.parts.meter.standing(str(user.id), gateway.parts.clock())
+        assert (standing.requests, standing.tokens, standing.cost_usd) == (0, 0, Decimal(0))
+        assert (await gateway.chat(key, {**ASKED, "stream": stream})).status_code == 200
 
 
 @pytest.mark.usefixtures("installed")
@@ -146,4 +194,4 @@ def test_the_readme_shows_this_very_plugin() -> None:
     (shown,) = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
     assert shown.strip() in source
     assert shown.count("\n") > 40
-    assert source.count("\n") < 100
+    assert source.count("\n") < 105

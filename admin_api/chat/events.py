@@ -13,6 +13,7 @@ from typing import Any
 
 import orjson
 
+from proxy.core.answer_stream import parse
 from proxy.core.sse import SseDecoder
 
 MAX_EVENT_BYTES = 8 * 2**20
@@ -57,7 +58,7 @@ class Browser:
             return True
         for found in self._decoder.feed(data):
             if not found.data.startswith(b"[DONE]"):
-                self._read(orjson.loads(found.data))
+                self._read(parse(found.data))
         return True
 
     async def send(self, data: bytes) -> None:
@@ -73,13 +74,14 @@ class Browser:
         self.pieces.put_nowait(None)
 
     def _read(self, frame: Mapping[str, Any]) -> None:
-        if "error" in frame:
+        if frame.get("error"):
             self.error = str(frame["error"]["message"])
             return
-        for choice in frame.get("choices") or ():
-            delta = choice.get("delta") or {}
-            for field, name in (("content", "content"), ("reasoning", "reasoning")):
-                piece = delta.get(field)
+        choices = frame.get("choices")
+        for choice in choices if isinstance(choices, list) else ():
+            delta = choice.get("delta") if isinstance(choice, dict) else None
+            for name in ("content", "reasoning"):
+                piece = delta.get(name) if isinstance(delta, dict) else None
                 if isinstance(piece, str) and piece:
                     self.pieces.put_nowait(event("delta", {name: piece}))
                     if name == "content":

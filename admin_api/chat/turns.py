@@ -15,7 +15,6 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any, TypeVar
 
-import orjson
 import structlog
 from beanie import PydanticObjectId
 from beanie.odm.utils.dump import get_dict
@@ -38,6 +37,7 @@ from admin_api.chat.view import view_exchange
 from admin_api.users.deletion import is_staying
 from proxy.call import Answer
 from proxy.completions import Call
+from proxy.core.answer_stream import parse
 from proxy.core.pricing import from_pico, to_pico
 from proxy.database import is_outage
 from proxy.documents import Outcome, User
@@ -154,7 +154,7 @@ def _settled(answer: Answer, browser: Browser) -> Settlement:
 
 def _text_of(body: bytes) -> str:
     """Read the text of a whole answer; a model may also answer with nothing, or in parts."""
-    choice = orjson.loads(body)["choices"][0]
+    choice = parse(body)["choices"][0]
     message = choice.get("message") if isinstance(choice, dict) else None
     content = message.get("content") if isinstance(message, dict) else None
     if isinstance(content, list):

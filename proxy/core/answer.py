@@ -8,10 +8,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-import orjson
-
 from plugins.contract import Failure, FailureKind, Json, Provider, Usage
-from proxy.core.answer_stream import name_in, text_bytes
+from proxy.core.answer_stream import name_in, parse, text_bytes
 from proxy.core.values import frozen
 
 NOT_JSON: Final = Failure(FailureKind.PROVIDER, "The provider's answer is not JSON.")
@@ -33,10 +31,7 @@ class WholeAnswer:
 
 def frame_of(body: bytes) -> Json | None:
     """Decode a body; `None` if it is no JSON object."""
-    try:
-        frame = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        return None
+    frame = parse(body)
     return frame if isinstance(frame, dict) else None
 
 

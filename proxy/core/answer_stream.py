@@ -27,7 +27,7 @@ OVERSIZED: Final = Failure(FailureKind.PROVIDER, "The provider's stream holds an
 UNEXPLAINED: Final = Failure(FailureKind.PROVIDER, "The provider's stream ended with an error event.", 502)
 MOST_EVENT_BYTES: Final = 4 * 1024 * 1024
 
-_DONE: Final = b"[DONE]"
+DONE: Final = b"[DONE]"
 _LONGEST_NAME: Final = 256
 
 # Where a delta holds text that a model has written. `reasoning_details` repeats `reasoning`.
@@ -126,7 +126,7 @@ class AnswerStream(ABC):
 
     def _forward_unterminated(self, event: Event) -> bytes:
         """Forward a last event that lacks its empty line, if nothing else of it can be missing."""
-        if event.data.startswith(_DONE) or isinstance(parse(event.data), dict):
+        if event.data.startswith(DONE) or isinstance(parse(event.data), dict):
             return self._forward([event])
         self._fail(TRUNCATED)
         return b""
@@ -143,7 +143,7 @@ class AnswerStream(ABC):
     def _forward_event(self, event: Event) -> bytes:
         """Read one event and return what the client gets for it."""
         data, name = event
-        if data.startswith(_DONE):
+        if data.startswith(DONE):
             self._note_done()
             return b""
         if not data:  # a heartbeat of servers that know no comments

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
+from typing import Final
+
 from plugins.contract import Usage
 from proxy.core import limits, pricing
 from proxy.core.pricing import ZERO, Charge, CostSource
 from proxy.core.routing import Entry
 from proxy.core.values import frozen
+
+_MOST_TOKENS: Final = 10**10
 
 
 @frozen
@@ -42,11 +47,6 @@ class Served:
     deltas: int = 0
     output_bytes: int = 0
 
-    @property
-    def has_output(self) -> bool:
-        """Say whether any part of an answer came."""
-        return self.deltas > 0 or (self.usage is not None and self.usage.completion_tokens > 0)
-
 
 @frozen
 class Bill:
@@ -63,18 +63,42 @@ def bill(entry: Entry, served: Served, *, prompt_estimate: int, most_output: int
     """Make the bill of an exchange with `entry`.
 
     `has_failed` means that the provider itself reported an error; it does not bill for one without an answer.
-    An answer that was cut before its usage record is estimated from the prompt and from what has arrived of it, which
-    may be pictures or vectors, so not above the output cap that it was asked for with.
+    An answer that was cut before its usage record, or has one that makes no sense, is estimated from the prompt and from
+    what has arrived of it, which may be pictures or vectors, so not above the output cap that it was asked for with.
     """
     usage = served.usage
-    if usage is not None:
+    if usage is not None and _makes_sense(usage):
         return Bill(counted(usage), _charge(entry, usage, served.backing))
-    if has_failed and not served.has_output:
+    if has_failed and not served.deltas:
         return NOTHING
     completion = min(limits.completion_estimate(served.deltas, served.output_bytes), most_output)
     guess = Usage(prompt_estimate, completion)
     charge = _charge(entry, guess, served.backing)
     return Bill(counted(guess), Charge(charge.cost, charge.source, estimated=True))
+
+
+def _makes_sense(usage: Usage) -> bool:
+    """Say whether anybody can have counted that: a plugin may believe whatever it is told."""
+    counts = (
+        usage.prompt_tokens,
+        usage.completion_tokens,
+        usage.cached_tokens,
+        usage.cache_write_tokens,
+        usage.cache_write_1h_tokens,
+        usage.reasoning_tokens,
+        usage.web_searches,
+        usage.audio_tokens,
+        usage.audio_output_tokens,
+        usage.image_output_tokens,
+    )
+    if not all(type(each) is int and 0 <= each <= _MOST_TOKENS for each in counts):
+        return False
+    if usage.cached_tokens + usage.cache_write_tokens > usage.prompt_tokens:
+        return False
+    if usage.cache_write_1h_tokens > usage.cache_write_tokens:
+        return False
+    amounts = (usage.cost, usage.upstream_cost)
+    return all(each is None or (type(each) is Decimal and each.is_finite() and each >= 0) for each in amounts)
 
 
 def _charge(entry: Entry, usage: Usage, backing: str | None) -> Charge:

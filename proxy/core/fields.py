@@ -20,6 +20,9 @@ objects, a long list of tools some thousand; of 2,048 lists of tokens, OpenAI ta
 """
 
 MOST_TOKENS = 10**9
+ONLINE = ":online"
+"""The suffix of a model's id with which OpenRouter searches the web."""
+
 _MODEL_ID_LENGTH = 256
 _PAID_SERVICE_TIERS = frozenset({"priority", "fast", "ultrafast"})
 _CALLERS_TOOLS = ("function", "custom")
@@ -125,8 +128,8 @@ def paid_extras(body: Mapping[str, Any], *, names: Iterable[str] = ("plugins", "
     found = [name for name in names if body.get(name)]
     if body.get("web_search_options") is not None:
         found.append("web_search_options")
-    if ":online" in " ".join((model(body), *models(body))):
-        found.append(":online")
+    if ONLINE in " ".join((model(body), *models(body))):
+        found.append(ONLINE)
     given = body.get("tools")
     if isinstance(given, list) and any(map(is_server_tool, given)):
         found.append("tools")

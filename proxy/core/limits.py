@@ -9,13 +9,16 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
-from plugins.contract import Price
+from plugins.contract import Api, Price
 from proxy.core.api import ApiRequest
 from proxy.core.pricing import ZERO, surcharge
 from proxy.core.prompt import size
 
 TOKENS_PER_MESSAGE = 16
 """Upper bound of what a chat template adds around one message."""
+
+TEMPLATE_TOKENS = 512
+"""Upper bound of what it says of its own: 72 for `hi` to gpt-oss (Groq), some 500 where Mistral Small gets no system message."""
 
 FEWEST_TOKENS = 16
 """Some providers refuse a smaller output cap, and nobody can use a smaller answer."""
@@ -61,8 +64,9 @@ def prompt_bound(request: ApiRequest, context_length: int | None, media: MediaTo
         + prompt.images * media.image
         + prompt.audios * media.audio
         + prompt.files * media.file
+        + TEMPLATE_TOKENS * (request.form.api is not Api.EMBEDDINGS)
     )
-    return bound if context_length is None else min(bound, context_length)
+    return _readable(bound, request, context_length)
 
 
 def surcharges(request: ApiRequest, price: Price, media: MediaTokens) -> Decimal:
@@ -89,16 +93,36 @@ def prompt_estimate(request: ApiRequest, context_length: int | None, media: Medi
         + prompt.audios * media.audio
         + prompt.files * media.file
     )
-    return guess if context_length is None else min(guess, context_length)
+    return _readable(guess, request, context_length)
 
 
-def output_wish(request: ApiRequest, most: int | None, default: int) -> int:
-    """Return the output cap of one choice: the caller's, else the smaller of the model's and the default."""
+def output_wish(request: ApiRequest, most: int | None, default: int, context_length: int | None) -> int:
+    """Return the output cap of one choice: the caller's, else the smallest of the model's, the default and what has room."""
     if request.max_tokens is not None:
         return request.max_tokens if most is None else min(request.max_tokens, most)
-    return default if most is None else min(default, most)
+    default = default if most is None else min(default, most)
+    return default if context_length is None else min(default, _room(request, context_length))
+
+
+def _room(request: ApiRequest, context_length: int) -> int:
+    """Return what a context most probably has left beside a prompt: servers refuse a cap that does not fit (vLLM).
+
+    Of pictures and files only the upper bounds are known, so they are not counted.
+    """
+    text = -(-request.prompt.text_bytes // _BYTES_PER_TOKEN)
+    left = context_length - text - text // 2 - request.prompt.messages * TOKENS_PER_MESSAGE - TEMPLATE_TOKENS
+    return max(left, context_length // 4, 1)
 
 
 def completion_estimate(deltas: int, output_bytes: int) -> int:
     """Return a fair guess of the tokens in a stream that was cut before its usage record."""
     return max(deltas, -(-output_bytes // _BYTES_PER_TOKEN))
+
+
+def _readable(tokens: int, request: ApiRequest, context_length: int | None) -> int:
+    """Return how many of so many tokens a model reads: of a chat what its context holds, of texts to embed that of each."""
+    if context_length is None:
+        return tokens
+    return min(
+        tokens, context_length * (request.prompt.messages if request.form.api is Api.EMBEDDINGS else 1)
+    )

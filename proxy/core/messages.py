@@ -12,11 +12,8 @@ from proxy.core.answer import NOT_JSON, WholeAnswer, answer_of, frame_of
 from proxy.core.answer_stream import AnswerStream
 from proxy.core.api import ApiRequest
 from proxy.core.named_stream import NamedStream
-from proxy.core.prompt import Prompt, measure
+from proxy.core.prompt import TOOL_PROMPT_TOKENS, Prompt, measure
 from proxy.errors import GatewayError, InvalidRequest, anthropic_body
-
-TOOL_PROMPT_TOKENS: Final = 1024
-"""More than Anthropic's models get told about the use of tools, and about each tool that they know of themselves."""
 
 NO_CONTENT: Final = Failure(FailureKind.PROVIDER, "The provider's answer has no content.")
 
@@ -141,8 +138,6 @@ def _prompt(messages: list[dict[str, Any]], body: dict[str, Any]) -> Prompt:
     """Measure the messages, and `system` as one of them."""
     system = {"role": "system", "content": body.get("system") or ""}
     prompt = measure([system, *messages], body, besides=frozenset({"system", "messages"}))
-    tools = fields.tools(body)
-    known = sum(fields.is_server_tool(tool) for tool in tools)
-    # Counted in tokens: what is said about tools beyond their own text.
-    extra = TOOL_PROMPT_TOKENS * (bool(tools) + known)
+    # As much is said about each tool that Anthropic's models know of themselves.
+    extra = TOOL_PROMPT_TOKENS * sum(map(fields.is_server_tool, fields.tools(body)))
     return Prompt(prompt.text_bytes + extra, prompt.messages, prompt.images, prompt.audios, prompt.files)

@@ -36,6 +36,10 @@ _PARTS = ("content", "output")
 _NO_PROMPT = frozenset({"model", "models", "stream", "stream_options", "metadata", "user"})
 
 
+TOOL_PROMPT_TOKENS = 1024
+"""More than models get told about the use of tools beyond the tools themselves: Claude 3 Opus 530, Claude 4 some 350."""
+
+
 @frozen
 class Prompt:
     """The bytes of a prompt's text, with tools and schemas, its messages, and its media."""
@@ -66,6 +70,8 @@ def measure(items: Iterable[Any], body: Mapping[str, Any], *, besides: frozenset
     for name, value in body.items():
         if value is not None and name not in _NO_PROMPT and name not in besides:
             text += size(value)
+    if body.get("tools") or body.get("functions"):
+        text += TOOL_PROMPT_TOKENS
     return Prompt(text, count, media["image"], media["audio"], media["file"])
 
 

@@ -14,6 +14,7 @@ from enum import StrEnum
 from typing import Any
 
 from plugins.contract import ModelInfo, Price, Provider
+from proxy.core import fields
 from proxy.core.api import ApiRequest
 from proxy.core.pricing import dearest
 from proxy.core.values import frozen
@@ -142,13 +143,15 @@ class Way:
     """The targets of a request, in order, and what holds for all of them.
 
     `context_length` and `max_output_tokens` are the largest, or `None` where one is unknown and so may be larger;
-    `price` is the dearest, field by field, or `None` where one has none.
+    `price` is the dearest, field by field, or `None` where one has none. `paid_extras` are those of the request, and what
+    the operator's own name for a target brings with it.
     """
 
     targets: tuple[Target, ...]
     context_length: int | None
     max_output_tokens: int | None
     price: Price | None
+    paid_extras: tuple[str, ...]
 
 
 class Ways:
@@ -162,11 +165,11 @@ class Ways:
     def find(self, request: ApiRequest, role: Role, allowed_models: frozenset[str] | None) -> Way:
         """Return the way for a request; raise what `route` does."""
         if request.models or request.paid_extras:
-            return _way(route(request, self.catalogue, role, allowed_models))
+            return _way(request, route(request, self.catalogue, role, allowed_models))
         key = (request.model, request.form.api, role, allowed_models)
         way = self._known.get(key)
         if way is None:
-            way = _way(route(request, self.catalogue, role, allowed_models))
+            way = _way(request, route(request, self.catalogue, role, allowed_models))
             if len(self._known) >= _MOST_WAYS:
                 self._known.clear()
             self._known[key] = way
@@ -186,8 +189,9 @@ def route(
     for model in dict.fromkeys((request.model, *request.models)):
         for target in _permitted(model, catalogue, role, allowed_models):
             targets.setdefault((target.entry.provider, target.model), target)
-    if request.paid_extras and not role.may_pay:
-        names = ", ".join(f"`{name}`" for name in request.paid_extras)
+    extras = () if role.may_pay else _paid_extras(request, targets.values())
+    if extras:
+        names = ", ".join(f"`{name}`" for name in extras)
         raise PaidModel(
             f"{names} costs extra and needs a premium account.", details={"requiredPlan": Role.PREMIUM}
         )
@@ -261,13 +265,21 @@ def _permitted(
     return usable
 
 
-def _way(targets: Sequence[Target]) -> Way:
+def _paid_extras(request: ApiRequest, targets: Iterable[Target]) -> tuple[str, ...]:
+    """Name what costs extra: what the body asks for, and a suffix that an alias leads to."""
+    known = request.paid_extras
+    is_online = fields.ONLINE not in known and any(fields.ONLINE in target.model for target in targets)
+    return (*known, fields.ONLINE) if is_online else known
+
+
+def _way(request: ApiRequest, targets: Sequence[Target]) -> Way:
     entries = [target.entry for target in targets]
     return Way(
         tuple(targets),
         _largest([entry.info.context_length for entry in entries]),
         _largest([entry.info.max_output_tokens for entry in entries]),
         dearest([entry.dearest for entry in entries]),
+        _paid_extras(request, targets),
     )
 
 

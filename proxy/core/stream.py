@@ -8,6 +8,7 @@ the last bytes.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from typing import Any, Final, NamedTuple
 
@@ -22,6 +23,8 @@ _END: Final = b"\n\n"
 _LF: Final = 0x0A  # as a number: Python makes an error, and drops it, before it looks for bytes in bytes
 _CONTENT: Final = re.compile(rb'"content": ?"')
 _MOST_MOULDS: Final = 8
+
+_SOURCES: Final = "annotations"  # of a web search: no tokens of the model's, and often after the last of them
 
 # In a JSON string, what stands for itself: neither a quote, nor an escape, nor a control character.
 _PLAIN: Final = re.compile(rb"[ !#-\[\]-~\x80-\xff]+")
@@ -47,7 +50,7 @@ _NO_MOULD: Final = _Mould.of(b"\0", b"")  # what no JSON begins with
 
 
 class ChatStream(AnswerStream):
-    """One streamed completion; `deltas` counts those that bring anything but a role."""
+    """One streamed completion; `deltas` counts those that bring a part of the answer."""
 
     def __init__(
         self,
@@ -156,8 +159,9 @@ class ChatStream(AnswerStream):
         start, end = found.end(), data.find(b'"', found.end())
         other = "x" * (len(content) + 1)
         delta["content"] = other
-        if parse(data[:start] + other.encode() + data[end:]) == frame:
-            self._mould = _Mould.of(data[:start], data[end:])
+        with contextlib.suppress(RecursionError):  # orjson reads deeper nests than Python compares
+            if parse(data[:start] + other.encode() + data[end:]) == frame:
+                self._mould = _Mould.of(data[:start], data[end:])
 
     def _read_frame(self, frame: Json, event: Event) -> bytes:
         """Note what a chunk tells and return what the client gets for it."""
@@ -215,16 +219,17 @@ class ChatStream(AnswerStream):
         return is_new
 
     def _count_delta(self, delta: Json) -> bool:
-        """Count a delta and the bytes of its text, if it has anything but a role, and say so."""
-        is_new = False
+        """Say whether a delta has anything but a role; count it, and the bytes of its text, if it is of the answer."""
+        is_new = is_output = False
         for key, value in delta.items():
             if not value or key == "role":
                 continue
             is_new = True
+            is_output = is_output or key != _SOURCES
             # Some servers send the same text under both names.
             if key in TEXT_KEYS or (key == "reasoning_content" and not delta.get("reasoning")):
                 self.output_bytes += text_bytes(value)
-        self.deltas += is_new
+        self.deltas += is_output
         return is_new
 
 

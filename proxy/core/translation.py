@@ -6,22 +6,24 @@ wrote the plugin. One that stumbles over what a provider sent fails the answer, 
 
 from __future__ import annotations
 
+import json
+
 import orjson
 
-from plugins.contract import Framing, Provider, Translator
-from proxy.core.answer_stream import MALFORMED, MOST_EVENT_BYTES
+from plugins.contract import Framing, Json, Provider, Translator
+from proxy.core.answer_stream import DONE, MALFORMED, MOST_EVENT_BYTES
 from proxy.core.lines import LineDecoder
 from proxy.core.sse import Event
 from proxy.core.stream import ChatStream
 
 # The contract allows ValueError alone; the others are what code says that expected another shape.
-_STUMBLES = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
+_STUMBLES = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 
 
 def translate(translator: Translator, body: bytes) -> bytes:
     """Translate a whole answer; nothing where that is impossible, which is no answer."""
     try:
-        return orjson.dumps(translator.answer(body))
+        return _written(translator.answer(body))
     except _STUMBLES:
         return b""
 
@@ -52,7 +54,9 @@ class TranslatedStream(ChatStream):
     def _forward(self, events: list[Event]) -> bytes:
         sent = b""
         for event in events:
-            if event.data:
+            if event.data.startswith(DONE) and self._translator.framing is Framing.EVENTS:
+                sent += super()._forward([event])
+            elif event.data:
                 self.started = True
                 sent += super()._forward(self._chunks(event.data))
             if self.is_done or self.failure is not None:
@@ -61,7 +65,15 @@ class TranslatedStream(ChatStream):
 
     def _chunks(self, piece: bytes) -> list[Event]:
         try:
-            return [Event(orjson.dumps(chunk)) for chunk in self._translator.chunks(piece)]
+            return [Event(_written(chunk)) for chunk in self._translator.chunks(piece)]
         except _STUMBLES:
             self._fail(MALFORMED)
             return []
+
+
+def _written(frame: Json) -> bytes:
+    """Write JSON, also with half of a surrogate pair in it, which Python's own parser reads and orjson does not write."""
+    try:
+        return orjson.dumps(frame)
+    except orjson.JSONEncodeError:
+        return json.dumps(frame).encode()

@@ -7,6 +7,7 @@ import dataclasses
 import sys
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -32,6 +33,18 @@ def test_unknown_is_not_zero() -> None:
     price = contract.Price(Decimal(1), Decimal(2))
     assert (price.cache_read, price.cache_write, price.image_output, price.web_search) == (None,) * 4
     assert contract.Usage(1, 2).cost is None
+
+
+@pytest.mark.parametrize("odd", [Decimal(-1), Decimal("NaN"), Decimal("Infinity"), 0.5, "1"])
+def test_a_price_is_an_amount(odd: Any) -> None:
+    """A price below zero would credit whoever asks; what is no Decimal would be rounded, or break a request."""
+    for make in (
+        lambda: contract.Price(odd, Decimal(0)),
+        lambda: contract.Price(Decimal(0), Decimal(0), web_search=odd),
+        lambda: contract.PriceOverride(1, completion=odd),
+    ):
+        with pytest.raises(ValueError, match="a price is a Decimal of at least 0, and "):
+            make()
 
 
 @pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.name)

@@ -112,6 +112,17 @@ def test_configured_cap_field() -> None:
     assert body_of(replace(CALL, max_tokens=7), provider)["max_completion_tokens"] == 7
 
 
+def test_options_of_a_subclass() -> None:
+    """A plugin that derives from this one may have options of its own."""
+
+    class Regional(OpenAICompatible):
+        OPTIONS = OpenAICompatible.OPTIONS | {"region"}
+
+    assert Regional(ProviderOptions("acme", extra={"region": "eu", "apis": ["chat"]})).name == "acme"
+    with pytest.raises(ValueError, match="unknown option 'price'"):
+        Regional(ProviderOptions("acme", extra={"region": "eu", "price": {}}))
+
+
 @pytest.mark.parametrize(
     ("extra", "complaint"),
     [

@@ -79,11 +79,43 @@ def test_record_is_read_whole() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("model", "request_fee", "search"),
+    [
+        ("perplexity/sonar-pro", "0.0051", None),
+        ("openai/gpt-4o-search-preview", "0.0051", None),
+        ("openai/gpt-4.1-mini", "0.0001", "0.005"),
+        ("perplexity/sonar-deep-research", None, None),
+        ("openai/o3-deep-research", None, None),
+    ],
+)
+def test_searches_that_nobody_asked_for(model: str, request_fee: str | None, search: str | None) -> None:
+    """A model that searches in every answer costs that in each; one that searches at will has no price to hold at."""
+    prices = {"prompt": "0.000002", "completion": "0.000008", "request": "0.0001", "web_search": "0.005"}
+    (found,) = ROUTER.read_models(orjson.dumps({"data": [{"id": model, "pricing": prices}]}))
+    read = found.price and (found.price.request, found.price.web_search)
+    assert read == (request_fee and (Decimal(request_fee), None if search is None else Decimal(search)))
+
+
+def test_half_a_character_in_a_description() -> None:
+    """A description that was cut in the middle of an emoji costs no other model its place in the list."""
+    listed = rb'{"data":[{"id":"a/b","description":"Fast \ud83d...","pricing":{"prompt":"1e-7","completion":"0"}},{"id":"a/c"}]}'
+    first, second = ROUTER.read_models(listed)
+    assert first.price is not None
+    assert (first.id, first.description, first.price.prompt, second.id) == (
+        "a/b",
+        "Fast ?...",
+        Decimal("1e-7"),
+        "a/c",
+    )
+
+
 def test_fees_and_long_caches() -> None:
     """The fee per request and the price of an hour's cache are read; an alias belongs to its author."""
-    sonar = models_of("openrouter_models_2026-01-29_request_fee.json")["perplexity/sonar"]
-    assert sonar.price is not None
-    assert sonar.price.request == Decimal("0.005")
+    for catalogue in CATALOGUES[:2]:
+        sonar = models_of(catalogue)["perplexity/sonar"]
+        assert sonar.price is not None
+        assert (sonar.price.request, sonar.price.web_search or 0) == (Decimal("0.005"), 0)
     recent = models_of("openrouter_models_2026-10-02.json")
     sonnet = recent["anthropic/claude-sonnet-5.5"].price
     assert sonnet is not None

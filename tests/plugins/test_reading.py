@@ -5,10 +5,11 @@ from __future__ import annotations
 from decimal import Decimal
 
 import orjson
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plugins.reading import amount, count, usage
+from plugins.reading import amount, count, parsed, usage
 from tests.plugins import recordings
 
 
@@ -29,6 +30,20 @@ def test_amounts_survive_floats(cost: Decimal) -> None:
     assert amount(orjson.loads(format(cost, "f"))) == cost
 
 
+def test_half_a_character() -> None:
+    """A text that JavaScript has cut in the middle of an emoji spoils nothing else; what is no JSON stays none."""
+    assert parsed(rb'{"a": "Cheap \ud83d...", "b": 1e-7}') == {"a": "Cheap ?...", "b": 1e-7}
+    for bad in (
+        b"{",
+        rb'{"a": "\ud83d"',
+        rb'["\u0041", NaN]',
+        rb'"\ud83d"' + b"[" * 100_000,
+        b"[" * 100_000 + rb'"\ud83d"',
+    ):
+        with pytest.raises(ValueError, match=r"."):
+            parsed(bad)
+
+
 def test_parts_never_exceed_their_whole() -> None:
     """Sound and pictures are parts of the prompt and the completion, whatever a record says of them."""
     record = {
@@ -47,3 +62,33 @@ def test_parts_never_exceed_their_whole() -> None:
     nonsense = usage({**record, "prompt_tokens_details": {"audio_tokens": "many"}})
     assert nonsense is not None
     assert nonsense.audio_tokens == 0
+
+
+@pytest.mark.parametrize(
+    ("counts", "completion", "reasoning"),
+    [
+        ((32, 9, 135, 94, 0), 103, 94),  # xAI's own example
+        ((21, 0, 81, 60, 0), 60, 60),
+        ((20, 424, 1016, None, 0), 996, 0),  # Google's endpoint for OpenAI's SDKs
+        ((20, 424, 444, 94, 0), 424, 94),
+        ((20, 424, 538, 90, 0), 424, 90),
+        ((20, 424, 1444, None, 1000), 424, 0),
+        ((20, 424, 20, 94, 0), 424, 94),
+        ((20, 424, 10**11, None, 0), 424, 0),
+        ((20, 424, "many", 94, 0), 424, 94),
+    ],
+)
+def test_reasoning_beside_the_completion(
+    counts: tuple[int, int, object, int | None, int], completion: int, reasoning: int
+) -> None:
+    """Reasoning that a provider counts beside the completion, as its total shows, is output as well, and once."""
+    prompt, said, total, thought, cached = counts
+    record = {"prompt_tokens": prompt, "completion_tokens": said, "total_tokens": total}
+    record |= {"prompt_tokens_details": {"cached_tokens": cached}}
+    read = usage({**record, "completion_tokens_details": {"reasoning_tokens": thought}})
+    assert read is not None
+    assert (read.prompt_tokens, read.completion_tokens, read.reasoning_tokens) == (
+        prompt,
+        completion,
+        reasoning,
+    )

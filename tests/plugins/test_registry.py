@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from plugins.contract import Provider, ProviderOptions
+from plugins.contract import Api, Provider, ProviderOptions
 from plugins.demo import Demo
 from plugins.openai_compatible import OpenAICompatible
 from plugins.openrouter import OpenRouter
@@ -33,6 +33,31 @@ class Renamed(OpenAICompatible):
 def make_nothing(options: ProviderOptions) -> Any:
     """Make something that is no provider."""
     return object()
+
+
+class Unfinished(Provider):
+    """A provider that has begun to write down the protocol's methods, and inherits the others."""
+
+    name = "acme"
+
+    @property
+    def apis(self) -> frozenset[Api]:
+        """Chat alone."""
+        return frozenset({Api.CHAT})
+
+    def __init__(self, options: ProviderOptions) -> None:
+        """Need no options."""
+
+    def base_id(self, model: str) -> None:
+        """Know no suffixes."""
+
+
+class Half:
+    """A provider that lacks most methods."""
+
+    def __init__(self, options: ProviderOptions) -> None:
+        """Have a name alone."""
+        self.name = options.name
 
 
 def make_class(options: ProviderOptions) -> Any:
@@ -86,6 +111,11 @@ def test_broken_import(module: str, attribute: str) -> None:
     ("attribute", "complaint"),
     [
         ("make_nothing", "made no provider, but object"),
+        (
+            "Half",
+            "made no provider, but Half, which lacks apis, models_request, read_models, .+, stops_billing$",
+        ),
+        ("Unfinished", "made no provider, but Unfinished, which lacks models_request, .+, stops_billing$"),
         ("make_class", "made no provider, but type"),
         ("HERE", "'str' object is not callable"),
         ("Renamed", "named its provider 'mine' instead of 'acme'"),

@@ -10,11 +10,14 @@ import pytest
 
 from proxy.core.routing import Role
 from proxy.limits import Limits
-from tests.proxy.stage import MINI, Stage, ask, staged
+from tests.proxy.stage import FREE, MINI, Stage, ask, staged
 from tests.upstreams import Behaviour
 
 HEARING = "google/gemini-2.5-flash"
 """A token of sound costs more here than one of text."""
+
+CLAUDE = "anthropic/claude-haiku-4.5"
+SEARCHING = "perplexity/sonar"
 
 EXTRAS: list[dict[str, Any]] = [
     {"plugins": [{"id": "web"}]},
@@ -50,6 +53,18 @@ async def test_what_has_no_bound_is_refused_to_a_budget(mongodb_uri: str, extras
         assert (await stage.gateway.chat(free_of_it, ask(MINI, **extras))).status_code == 200
 
 
+async def test_an_extra_behind_an_alias_is_one(mongodb_uri: str) -> None:
+    """What costs extra does so too where the operator's own name for a model brings it, and not the caller's words."""
+    aliases = {"searching": (f"openrouter/{MINI}:online",), "finding": (f"{FREE}:online",)}
+    async with staged(mongodb_uri, aliases=aliases) as stage:
+        statuses, booked = await spend(stage, Behaviour(), ask("searching"))
+        assert (statuses, booked) == ([400] * 10, Decimal(0))
+        rich, poor = await stage.gateway.key(role=Role.PREMIUM), await stage.gateway.key()
+        assert (await stage.gateway.chat(rich, ask("searching"))).status_code == 200
+        assert (await stage.gateway.chat(poor, ask("finding"))).status_code == 403
+        assert (await stage.gateway.chat(poor, ask(FREE))).status_code == 200
+
+
 async def test_what_the_operator_bounds_is_held(mongodb_uri: str) -> None:
     """With a bound, each request holds it, and a budget is not overspent by the many that come at once."""
     limits = Limits(extras_usd=Decimal("0.009"))
@@ -58,6 +73,33 @@ async def test_what_the_operator_bounds_is_held(mongodb_uri: str) -> None:
         statuses, booked = await spend(stage, slow, ask(MINI, max_tokens=20, plugins=[{"id": "web"}]))
         assert statuses == [200] * 2 + [402] * 8
         assert booked == Decimal("0.016")
+
+
+async def test_a_search_that_nobody_asked_for_is_held(mongodb_uri: str) -> None:
+    """A model that searches the web in every answer bills that in every one, and holds it."""
+    async with staged(mongodb_uri) as stage:
+        slow = Behaviour(delay_headers=0.3, web_searches=1)
+        statuses, booked = await spend(stage, slow, ask(SEARCHING, max_tokens=20))
+        assert statuses == [200] * 3 + [402] * 7
+        assert Decimal("0.015") < booked <= Decimal(MOST)
+        assert not any(event["overHold"] for event in await stage.gateway.events())
+
+
+@pytest.mark.parametrize(
+    ("tokens", "fields"),
+    [(72, {}), (400, {"tools": [{"type": "function", "function": {"name": "f", "parameters": {}}}]})],
+    ids=["template", "tools"],
+)
+async def test_what_a_provider_adds_to_a_prompt_is_held(
+    mongodb_uri: str, tokens: int, fields: dict[str, Any]
+) -> None:
+    """What a chat template says of its own, and what Claude gets told about tools, are tokens of the prompt as well."""
+    async with staged(mongodb_uri) as stage:
+        slow = Behaviour(delay_headers=0.3, text="yes " * 16, prompt_tokens=tokens)
+        statuses, booked = await spend(stage, slow, ask(CLAUDE, "hi", max_tokens=16, **fields), most="0.0035")
+        assert 200 in statuses
+        assert booked <= Decimal("0.0035")
+        assert not any(event["overHold"] for event in await stage.gateway.events())
 
 
 async def test_sound_is_held_at_its_own_price(mongodb_uri: str) -> None:

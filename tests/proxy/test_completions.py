@@ -10,9 +10,10 @@ from typing import Any
 import httpx
 
 from proxy.core.routing import Role
+from tests.gateway import provider_settings, running_gateway
 from tests.proxy.stage import FREE, LLAMA, MINI, OSS, PLAIN, Stage, ask, staged
 from tests.proxy.test_errors import assert_openai_error
-from tests.upstreams import Behaviour
+from tests.upstreams import Behaviour, OpenAICompatible
 
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
 
@@ -61,7 +62,7 @@ def limits_of(**limits: int) -> dict[str, int]:
 async def test_what_is_left_is_the_cap(mongodb_uri: str) -> None:
     """Near the end of the month's tokens the cap is lowered and a header says so; below sixteen there is no answer."""
     async with staged(mongodb_uri) as stage:
-        user = await stage.gateway.user(usageLimits={"monthlyTokens": 700})
+        user = await stage.gateway.user(usageLimits={"monthlyTokens": 1_200})
         key = await stage.gateway.key(user)
         stage.openrouter.script.always(Behaviour(text="word " * 2000))
         spent, caps = 0, []
@@ -72,7 +73,7 @@ async def test_what_is_left_is_the_cap(mongodb_uri: str) -> None:
             caps.append(stage.openrouter.books[-1].body["max_tokens"])
             assert response.headers.get("x-aipasta-max-tokens") == (str(caps[-1]) if caps[-1] < 200 else None)
             spent += stage.openrouter.books[-1].total_tokens
-            assert spent <= 700
+            assert spent <= 1_200
         assert len(caps) >= 3
         assert caps[0] == 200
         assert 16 <= caps[-1] < 200
@@ -237,3 +238,17 @@ async def test_too_many_at_once_are_503(mongodb_uri: str) -> None:
         assert response.headers["retry-after"] == "1"
         assert [answer.status_code for answer in await asyncio.gather(*running)] == [200] * 3
         assert (await stage.gateway.chat(key, ask(PLAIN))).status_code == 200
+
+
+async def test_a_small_context_has_room_for_the_answer(mongodb_uri: str) -> None:
+    """A server that refuses a cap beyond its context gets none from us that is, where the caller has named none."""
+    async with OpenAICompatible(context_length=4_096) as small:
+        providers = {"plain": provider_settings("openai_compatible", small.base_url, tier="free")}
+        async with running_gateway(mongodb_uri, providers) as gateway:
+            key = await gateway.key()
+            for text in ("hi", "word " * 2_000):
+                answer = await gateway.chat(key, ask(PLAIN, text))
+                assert answer.status_code == 200, answer.text
+                assert int(answer.headers["x-aipasta-max-tokens"]) >= 1_024
+            refused = await gateway.chat(key, ask(PLAIN, max_tokens=4_096))
+            assert (refused.status_code, "context" in refused.text) == (400, True)

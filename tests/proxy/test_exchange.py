@@ -125,6 +125,18 @@ async def test_a_whole_answer_that_is_an_error_is_not_an_answer(mongodb_uri: str
         assert caught.value.code == "provider_error"
 
 
+@pytest.mark.parametrize("stream", [False, True])
+async def test_half_a_character(mongodb_uri: str, *, stream: bool) -> None:
+    """An answer that a server written in JavaScript has cut in the middle of an emoji is served, and costs what it costs."""
+    async with staged(mongodb_uri) as stage:
+        key = await stage.gateway.key(role=Role.PREMIUM)
+        stage.openrouter.script.enqueue(Behaviour(text="Al dente \ud83d"))
+        response = await stage.gateway.chat(key, ask(MINI, stream=stream))
+        assert response.status_code == 200
+        assert "\\ud83d" in response.text
+        assert_equals_books(await stage.event(), stage.openrouter.books[0])
+
+
 async def test_an_error_in_mid_stream_is_an_error_event(mongodb_uri: str) -> None:
     """After the first piece an error is one event that the SDK raises, and what was delivered is estimated."""
     async with staged(mongodb_uri) as stage:

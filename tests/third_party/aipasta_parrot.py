@@ -61,7 +61,9 @@ class Parrot:
         self.name = options.name
 
     def api_request(self, call: ApiCall, api_key: str | None) -> UpstreamRequest:
-        turns = [{"who": each["role"], "says": each["content"]} for each in call.body["messages"]]
+        turns = [{"who": each["role"], "says": each.get("content")} for each in call.body["messages"]]
+        if not all(isinstance(turn["says"], str) for turn in turns):
+            raise ValueError("Parrots hear text and nothing else.")
         asked = {"voice": call.model, "turns": turns, "limit": call.max_tokens, "live": call.stream}
         return UpstreamRequest("POST", "/speak", {"X-Parrot-Key": api_key or ""}, json.dumps(asked).encode())
 

@@ -137,7 +137,7 @@ class Exchange:
 
     def _whole_body(self, generation: Generation) -> tuple[bytes, str]:
         json_type = "application/json"
-        encoded = dumped(self._shape.body(generation)).encode(errors="replace")
+        encoded = dumped(self._shape.body(generation)).encode(errors="backslashreplace")
         match self._behaviour.garbage:
             case "html":
                 return HTML, "text/html"

@@ -21,10 +21,15 @@ from tests.upstreams.server import SimulatedUpstream
 from tests.upstreams.tokens import Tokens
 
 CREATED = 1721172741
+TEMPLATE_TOKENS = 70
+"""What the chat template of gpt-oss says of its own."""
 
 
 class OpenAICompatible(SimulatedUpstream):
-    """Simulated plain server; without `keys` it asks for none; `pricing` (settable: input, output, USD per million) is for its books alone."""
+    """Simulated plain server; without `keys` it asks for none; `pricing` (settable: input, output, USD per million) is for its books alone.
+
+    One with a `context_length` refuses what does not fit into it, as vLLM does.
+    """
 
     errors_file: ClassVar[str] = "openrouter_errors.json"
 
@@ -36,10 +41,12 @@ class OpenAICompatible(SimulatedUpstream):
         keys: frozenset[str] | None = None,
         models: Iterable[str] = ("gpt-4o-mini", "llama3.2:latest"),
         tells_usage: bool = True,
+        context_length: int | None = None,
     ) -> None:
         super().__init__(host=host, port=port, keys=keys)
         self.models = tuple(models)
         self.tells_usage = tells_usage
+        self.context_length = context_length
         self.pricing: dict[str, Decimal] | None = None
 
     def add_routes(self, router: web.UrlDispatcher) -> None:
@@ -69,6 +76,13 @@ class OpenAICompatible(SimulatedUpstream):
         if ask.include_usage_without_stream:
             message = "The 'stream_options' parameter is only allowed when 'stream' is enabled."
             return openai_error(400, message, "invalid_request_error", param="stream_options")
+        asked_for = ask.prompt_tokens + TEMPLATE_TOKENS + (ask.max_tokens or 1)
+        if self.context_length is not None and asked_for > self.context_length:
+            message = (
+                f"This model's maximum context length is {self.context_length} tokens. However, you requested"
+                f" {asked_for} tokens."
+            )
+            return openai_error(400, message, "BadRequestError", param="max_tokens")
         served = behaviour.served_model or ask.model
         usage: Placement = "empty_choices" if self.tells_usage else "missing"
         return Served(served, behaviour.provider or "openai", self.pricing, usage)
@@ -85,7 +99,10 @@ class OpenAICompatible(SimulatedUpstream):
         if refusal:
             return refused(refusal)
         failure = await self.misbehave(request)
-        records = [model_record(model) for model in self.models]
+        length: dict[str, str | int] = (
+            {} if self.context_length is None else {"max_model_len": self.context_length}
+        )
+        records = [model_record(model) | length for model in self.models]
         return refused(failure) if failure else json_response({"object": "list", "data": records})
 
     async def _retrieve_model(self, request: web.Request) -> web.Response:

@@ -105,7 +105,7 @@ class Wire:
     def _lines(self, text: str) -> bytes:
         mark = "\ufeff" if self._first and self._behaviour.bom else ""
         self._first = False
-        return (mark + text.replace("\n", self._behaviour.line_end)).encode(errors="replace")
+        return (mark + text.replace("\n", self._behaviour.line_end)).encode(errors="backslashreplace")
 
     async def event(self, event: Event) -> None:
         await self.write(self.framed(event))
@@ -162,5 +162,5 @@ def reset(transport: asyncio.Transport) -> None:
 
 
 def dumped(payload: object) -> str:
-    """Print JSON as JavaScript does: compact, not escaped."""
+    """Print JSON as JavaScript does: compact, and not escaped but for half a surrogate pair, when it is encoded."""
     return json.dumps(payload, ensure_ascii=False, separators=(",", ":"))

@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 import orjson
+import pytest
 
 from admin_api.chat.events import Browser, event
 from proxy.core.routing import Role
@@ -115,3 +116,27 @@ async def test_the_browsers_side_of_a_call() -> None:
         None,
     ]
     assert (browser.text, browser.error) == ("Aé\n", "broken")
+
+
+async def test_whatever_a_chunk_holds_is_no_trouble() -> None:
+    """A chunk that the gateway passes on, for it is none of its business, harms no answer."""
+    browser = Browser()
+    for odd in (
+        rb'{"error":null,"choices":[{"delta":{"content":"A"}}]}',
+        rb'{"choices":["odd",{"delta":"odd"},{"delta":{"content":"B \ud83d"}}]}',
+        rb'{"choices":7}',
+    ):
+        await browser.send(b"data: %b\n\n" % odd)
+    assert (browser.text, browser.error) == ("AB ?", None)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_half_a_character(mongodb_uri: str, *, stream: bool) -> None:
+    """An answer that is cut in the middle of an emoji is stored, with a mark in its place."""
+    async with playground(mongodb_uri) as play:
+        person = await play.person(Role.PREMIUM)
+        play.openrouter.script.enqueue(Behaviour(text="Al dente \ud83d"))
+        answer = await person.say("how", PAID, stream=stream)
+        assert answer.status_code == 200
+        body = read(answer.text)[-1][1] if stream else answer.json()
+        assert body["data"]["aiMessage"]["content"] == "Al dente ?"

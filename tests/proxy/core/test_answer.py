@@ -14,6 +14,11 @@ from plugins.contract import FailureKind, ProviderOptions, Usage
 from plugins.openai_compatible import OpenAICompatible
 from plugins.openrouter import OpenRouter
 from proxy.core.answer import NO_CHOICES, NOT_JSON, WholeAnswer, read_answer
+from proxy.core.api import Form
+from proxy.core.chat import CHAT
+from proxy.core.embeddings import EMBEDDINGS
+from proxy.core.messages import MESSAGES
+from proxy.core.responses import RESPONSES
 
 PROVIDER = OpenRouter(ProviderOptions("openrouter"))
 USAGE = {"prompt_tokens": 8, "completion_tokens": 1, "total_tokens": 9}
@@ -75,3 +80,14 @@ def test_a_deep_answer_does_not_raise() -> None:
     """An answer may nest as deep as the parser goes."""
     deep = b'{"choices":[{"message":{"content":' + b"[" * 1000 + b'"x"' + b"]" * 1000 + b"}}]}"
     assert read_answer(PROVIDER, deep).output_bytes in (0, 1)
+
+
+@pytest.mark.parametrize("form", [CHAT, EMBEDDINGS, MESSAGES, RESPONSES])
+def test_half_a_character(form: Form) -> None:
+    """Half a surrogate pair, which JavaScript servers write where an answer is cut, makes it no worse an answer."""
+    body = (
+        rb'{"choices":[{"message":{"content":"hi \ud83d"}}],"content":[{"text":"hi \ud83d"}],"output":[],"data":[[1]],'
+        rb'"note":"\ud83d","usage":{"prompt_tokens":8,"completion_tokens":1,"input_tokens":8,"output_tokens":1}}'
+    )
+    read = form.read_answer(PROVIDER, body, None)
+    assert (read.failure, read.usage, read.body) == (None, Usage(8, 1), body)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from decimal import Decimal
+from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -33,6 +36,32 @@ def test_a_usage_record_is_the_bill() -> None:
             CostSource.PROVIDER,
             False,
         )
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"prompt_tokens": -1},
+        {"completion_tokens": 10**11},
+        {"completion_tokens": 1.5},
+        {"prompt_tokens": True},
+        {"reasoning_tokens": "many"},
+        {"cached_tokens": 101},
+        {"cached_tokens": 60, "cache_write_tokens": 60},
+        {"cache_write_tokens": 10, "cache_write_1h_tokens": 60},
+        {"web_searches": -3},
+        {"cost": Decimal("-0.7")},
+        {"cost": Decimal("NaN")},
+        {"cost": 0.7},
+        {"upstream_cost": Decimal("-Infinity")},
+    ],
+)
+def test_nonsense_is_no_usage_record(odd: dict[str, Any]) -> None:
+    """What nobody can have counted is estimated instead: below zero it would credit whoever asked."""
+    usage = replace(Usage(100, 20), **odd)
+    made = bill(ENTRY, Served(usage, deltas=3), prompt_estimate=9, most_output=MUCH, has_failed=False)
+    assert (made.tokens, made.charge.cost, made.charge.estimated) == (Counted(9, 3), Decimal("0.015"), True)
+    assert bill(ENTRY, Served(usage), prompt_estimate=9, most_output=MUCH, has_failed=True) is NOTHING
 
 
 def test_a_failure_without_output_costs_nothing() -> None:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from proxy.core import limits
 from proxy.core.api import ApiRequest, parse
 from proxy.core.chat import CHAT
+from proxy.core.embeddings import EMBEDDINGS
 from proxy.core.limits import MediaTokens
 
 MEDIA = MediaTokens(image=6000, audio=20_000, file=100_000)
@@ -40,6 +41,20 @@ def test_a_prompt_is_bounded_by_its_bytes_and_by_the_context() -> None:
     assert limits.prompt_bound(asked, 10**6, MEDIA) == limits.prompt_bound(asked, None, MEDIA)
 
 
+def test_every_text_to_embed_has_a_context_of_its_own() -> None:
+    """Many texts take many times what one takes, which the context bounds, in what is held and in what is guessed."""
+    asked = EMBEDDINGS.read({"model": "m", "input": ["word " * 4_000] * 100})
+    assert limits.prompt_bound(asked, 8_192, MEDIA) == 100 * 8_192
+    assert (
+        limits.prompt_bound(asked, 100_000, MEDIA) == limits.prompt_bound(asked, None, MEDIA) >= 100 * 20_000
+    )
+    assert (
+        limits.prompt_estimate(asked, 8_192, MEDIA)
+        == limits.prompt_estimate(asked, None, MEDIA)
+        >= 100 * 5_000
+    )
+
+
 def test_media_have_bounds_of_their_own() -> None:
     """A picture, a clip and a file each add what the operator has configured."""
     parts: list[dict[str, Any]] = [{"type": kind, kind: {}} for kind in ("image_url", "input_audio", "file")]
@@ -66,7 +81,20 @@ def test_the_output_cap() -> None:
         (50, 10, 10),
         (200_000, 235_929, 200_000),
     ):
-        assert limits.output_wish(request(max_tokens=asked), most, 4096) == expected
+        assert limits.output_wish(request(max_tokens=asked), most, 4096, None) == expected
+        assert limits.output_wish(request(max_tokens=asked), most, 4096, 128_000) == expected
+
+
+@given(size=st.integers(1, 40_000), context=st.integers(1, 40_000), is_dense=st.booleans())
+def test_a_cap_that_nobody_named_fits_beside_the_prompt(*, size: int, context: int, is_dense: bool) -> None:
+    """Where the caller names none, prompt and output fit into the context together, or a quarter of it is left at least."""
+    asked = request("x" * size)
+    cap = limits.output_wish(asked, None, 4096, context)
+    tokens = size * 3 // 8 if is_dense else size // 4
+    assert 1 <= cap <= 4096
+    assert cap + tokens + 200 <= context or cap == max(1, context // 4)
+    assert cap >= min(4096, context // 4)
+    assert limits.output_wish(request("x" * size, max_tokens=4096), None, 10, context) == 4096
 
 
 @given(deltas=st.integers(0, 10**6), size=st.integers(0, 10**7))

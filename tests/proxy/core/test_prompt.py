@@ -10,9 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxy.core.api import ApiRequest, Form, parse
+from proxy.core.chat import CHAT
 from proxy.core.embeddings import EMBEDDINGS
-from proxy.core.limits import MediaTokens, prompt_bound
-from proxy.core.messages import MESSAGES, TOOL_PROMPT_TOKENS
+from proxy.core.limits import TEMPLATE_TOKENS, MediaTokens, prompt_bound
+from proxy.core.messages import MESSAGES
+from proxy.core.prompt import TOOL_PROMPT_TOKENS
 from proxy.core.responses import RESPONSES
 from tests.proxy.core.test_chat import json_values
 from tests.upstreams.ask import read_embeddings, read_messages, read_responses
@@ -61,7 +63,7 @@ def test_messages(contents: list[Any], system: str, tools: list[Any]) -> None:
     """Messages with every kind of block, a system prompt and tools are bounded."""
     messages = [{"role": "user", "content": content} for content in contents]
     body = {"max_tokens": 9, "messages": messages, "system": system, "tools": tools}
-    bound = prompt_bound(read(MESSAGES, **body), None, MEDIA)
+    bound = prompt_bound(read(MESSAGES, **body), None, MEDIA) - TEMPLATE_TOKENS
     assert bound >= read_messages({"model": "m", **body}).prompt_tokens
 
 
@@ -70,7 +72,7 @@ def test_messages(contents: list[Any], system: str, tools: list[Any]) -> None:
 def test_responses(given_input: Any, instructions: str, tools: list[Any]) -> None:
     """Items of every kind, instructions and tools are bounded."""
     body = {"input": given_input, "instructions": instructions, "tools": tools}
-    bound = prompt_bound(read(RESPONSES, **body), None, MEDIA)
+    bound = prompt_bound(read(RESPONSES, **body), None, MEDIA) - TEMPLATE_TOKENS
     assert bound >= read_responses({"model": "m", **body}).prompt_tokens
 
 
@@ -128,9 +130,16 @@ def test_a_document_of_text_counts_as_text() -> None:
 
 
 def test_what_is_said_about_tools_counts() -> None:
-    """Anthropic's models are told about tools beyond the caller's text, and more about those that they know."""
+    """Models are told about tools beyond the caller's text, and Anthropic's more about those that they know."""
     plain = message("hi").prompt.text_bytes
     own = message("hi", tools=[{"name": "f"}]).prompt.text_bytes
     known = message("hi", tools=[{"name": "f"}, {"type": "bash_20250124"}]).prompt.text_bytes
     assert own >= plain + TOOL_PROMPT_TOKENS
     assert known >= own + TOOL_PROMPT_TOKENS
+    tools = [{"type": "function", "function": {"name": "f"}}]
+    for form, body in (
+        (CHAT, {"messages": [{"role": "user", "content": "hi"}]}),
+        (RESPONSES, {"input": "hi"}),
+    ):
+        bare, told = (read(form, **body, **more).prompt.text_bytes for more in ({}, {"tools": tools}))
+        assert told >= bare + TOOL_PROMPT_TOKENS

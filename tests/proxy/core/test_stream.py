@@ -324,6 +324,15 @@ def test_half_a_character() -> None:
     assert (outcome.sent, outcome.counts) == (data, (1, 1))
 
 
+def test_sources_are_no_part_of_the_answer() -> None:
+    """The sources of a web search pass, and are no tokens: an answer that has reached its cap may bring them still."""
+    sources = [{"type": "url_citation", "url_citation": {"url": "https://a.example"}}]
+    data = sse(HELLO, HELLO, chunk({"content": "", "annotations": sources}), chunk(finish="length"))
+    outcome = run([data, DONE])
+    assert (outcome.sent, outcome.failure, outcome.counts) == (data, None, (2, 10))
+    assert run([sse(chunk({"content": "Hello", "annotations": sources}))]).counts == (1, 5)
+
+
 def test_finish_happens_once() -> None:
     """A second `finish` and a late `feed` give nothing and change nothing."""
     stream = ChatStream(FakeProvider(), choices=1, include_usage=False)

@@ -118,6 +118,16 @@ def test_keys_twice() -> None:
     assert run([_stream(raw, raw, raw.replace(b"sword", b"broadsword"))]).counts == (3, 5 + 5 + 10)
 
 
+@pytest.mark.parametrize("levels", [100, 990, 1_010, 10_000])
+def test_deep_nests(levels: int) -> None:
+    """A chunk of many levels passes or fails the stream, and never raises."""
+    raw = b'{"choices":[{"delta":{"content":"word"}}],"x":%b%b}' % (b"[" * levels, b"]" * levels)
+    data = _stream(raw, raw)
+    outcome = run([data])
+    assert outcome == _unread(data)
+    assert outcome.failure == (None if levels < 1_020 else MALFORMED)
+
+
 def test_words_cost_no_parsing() -> None:
     """Of many chunks that differ in their text alone, one is read."""
     seen: list[object] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 
 import orjson
@@ -10,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from plugins.contract import Framing, Json, Usage
+from proxy.core.answer import NO_CHOICES, NOT_JSON
 from proxy.core.answer_stream import MALFORMED, OVERSIZED, TRUNCATED
 from proxy.core.chat import CHAT
 from proxy.core.translation import TranslatedStream
@@ -100,6 +102,53 @@ def test_stumbles_fail_the_answer(bad: bytes, failure: object) -> None:
     outcome = run([LINES[:14], bad, LINES])
     assert text_of(read(outcome.sent))[:3] == "Hel"
     assert (outcome.failure, outcome.closing) == (failure, b"")
+
+
+def test_done_is_not_translated() -> None:
+    """The event of `[DONE]` that many APIs have taken over from OpenAI ends a stream; before any answer it is none."""
+    plain, done = run([EVENTS], Framing.EVENTS), run([EVENTS + DONE], Framing.EVENTS)
+    assert (done.sent, done.closing, done.failure) == (plain.sent, plain.closing, None)
+    unfinished = run([EVENTS[:21], DONE], Framing.EVENTS)
+    assert (text_of(read(unfinished.sent)), unfinished.failure) == ("Hel", None)
+    assert run([DONE], Framing.EVENTS).failure == NO_CHOICES
+    assert run([LINES[:14], b"[DONE]\n"]).failure == MALFORMED
+
+
+class Pythonic(Sayings):
+    """Reads with Python's own parser."""
+
+    def chunks(self, piece: bytes) -> Iterable[Json]:
+        """Make one chunk."""
+        told = json.loads(piece)
+        return [chunk({"content": told["say"]}, told.get("end"))]
+
+    def answer(self, body: bytes) -> Json:
+        """Read the whole that was said."""
+        return {"choices": [{"message": {"content": json.loads(body)["say"]}}]}
+
+
+def pythonic(data: bytes) -> Outcome:
+    """Play a stream to its end."""
+    return play(
+        TranslatedStream(FakeProvider(), Pythonic(Framing.LINES), choices=1, include_usage=True), [data]
+    )
+
+
+def test_half_a_character() -> None:
+    """Half a surrogate pair, which Python's own parser reads, passes through a translator as well."""
+    raw = rb'{"say":"hi \ud83d","end":"stop"}'
+    outcome = pythonic(raw + b"\n")
+    assert (outcome.failure, outcome.claims[2]) == (None, True)
+    assert rb"hi \ud83d" in outcome.sent
+    whole = CHAT.read_answer(FakeProvider(), raw, Pythonic(Framing.LINES))
+    assert (whole.failure, rb"hi \ud83d" in whole.body) == (None, True)
+
+
+def test_deep_nests() -> None:
+    """What is nested too deep for Python's own parser is a stumble like any other."""
+    raw = b'{"say":%b}' % (b"[" * 100_000)
+    assert pythonic(raw + b"\n").failure == MALFORMED
+    assert CHAT.read_answer(FakeProvider(), raw, Pythonic(Framing.LINES)).failure == NOT_JSON
 
 
 def test_an_error_of_the_provider_is_one() -> None:
