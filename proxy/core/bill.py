@@ -12,6 +12,7 @@ from proxy.core.routing import Entry
 from proxy.core.values import frozen
 
 _MOST_TOKENS: Final = 10**10
+_INTEGERS: Final = {int}
 
 
 @frozen
@@ -91,14 +92,18 @@ def _makes_sense(usage: Usage) -> bool:
         usage.audio_output_tokens,
         usage.image_output_tokens,
     )
-    if not all(type(each) is int and 0 <= each <= _MOST_TOKENS for each in counts):
+    # Every bill asks this, and three loops of the interpreter's own take a third of one of ours.
+    if set(map(type, counts)) != _INTEGERS or min(counts) < 0 or max(counts) > _MOST_TOKENS:
         return False
     if usage.cached_tokens + usage.cache_write_tokens > usage.prompt_tokens:
         return False
     if usage.cache_write_1h_tokens > usage.cache_write_tokens:
         return False
-    amounts = (usage.cost, usage.upstream_cost)
-    return all(each is None or (type(each) is Decimal and each.is_finite() and each >= 0) for each in amounts)
+    return _is_amount(usage.cost) and _is_amount(usage.upstream_cost)
+
+
+def _is_amount(value: Decimal | None) -> bool:
+    return value is None or (type(value) is Decimal and value.is_finite() and value >= ZERO)
 
 
 def _charge(entry: Entry, usage: Usage, backing: str | None) -> Charge:
