@@ -104,7 +104,7 @@ class LeasedMeter:
         self._workers, self._current = {}, None
         try:
             await self._recovery.take_over(set(), STOP_SECONDS)
-        except TimeoutError as exc:
+        except OSError as exc:  # a TimeoutError is one, and so is a folder that cannot be read
             log.warning("a journal is left to the next start", cause=str(exc)[:200])
         await self._recovery.stop()
 
