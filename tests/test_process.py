@@ -357,6 +357,12 @@ def test_the_command_line(tmp_path: Path, mongodb_uri: str) -> None:
     assert_one_line(nowhere)
     nobody = run_command(tmp_path, "keys", "create", "--email", "no@example.com", MONGODB_URI=mongodb_uri)
     assert (nobody.returncode, nobody.stderr) == (1, "error: no user has the e-mail no@example.com\n")
+    with database_at(mongodb_uri) as database:
+        database["users"].update_one({"email": "boss@example.com"}, {"$set": {"email": "boss@outlook.com"}})
+    spelt = ("admin", "create", "--email", "boss+tag@outlook.com")
+    taken = run_command(tmp_path, *spelt, MONGODB_URI=mongodb_uri)
+    assert (taken.returncode, taken.stdout) == (1, "")
+    assert_one_line(taken)
     wrong = run_command(tmp_path, "admin", "create", "--email", "nonsense", MONGODB_URI=mongodb_uri)
     assert wrong.returncode == 1
     assert_one_line(wrong)

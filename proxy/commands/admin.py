@@ -17,7 +17,7 @@ from proxy.commands.store import with_database
 from proxy.core.routing import Role
 from proxy.database import Database
 from proxy.documents import User
-from proxy.settings import Settings
+from proxy.settings import Settings, SettingsError
 
 
 @reporting
@@ -32,7 +32,8 @@ def run(settings: Settings, options: argparse.Namespace) -> int:
             print(f"{existing.email} is an admin now; the password is unchanged")
             return
         password, is_ours = _new_password()
-        await ensure_admin(options.email, password, PasswordHasher(), now=utc_now())
+        if not await ensure_admin(options.email, password, PasswordHasher(), now=utc_now()):
+            raise SettingsError(f"a user has {options.email} in another spelling: give that one")
         print(f"{options.email} is an admin now" + (f"; the password is {password}" if is_ours else ""))
 
     with_database(settings, create)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import Any
 
@@ -234,6 +235,16 @@ async def test_nobody_gets_the_address_of_a_taken_over_user(
             assert not await ensure_admin(email, NEW_PASSWORD, gateway.app.ctx.hasher, now=utc_now())
         found = await login(gateway, typed)
         assert found.json()["data"]["user"]["_id"] == str(user.id)
+
+
+async def test_gateways_that_start_at_once_make_one_admin(mongodb_uri: str) -> None:
+    """Of several that find no admin at the same moment one makes him, and the others start as well."""
+    async with running_gateway(mongodb_uri) as gateway:
+        hasher = gateway.app.ctx.hasher
+        made = await asyncio.gather(
+            *(ensure_admin("root@example.com", PASSWORD, hasher, now=utc_now()) for _ in range(3))
+        )
+        assert sorted(made) == [False, False, True]
 
 
 @pytest.mark.parametrize(("stored", "typed"), SPELLINGS)
