@@ -490,6 +490,16 @@ def _assert_one_line(said: str, named: str) -> None:
     assert "0123456789-abcdef" not in said
 
 
+def test_what_the_database_refuses_is_one_line(tmp_path: Path, bare_mongodb_uri: str) -> None:
+    """A database that answers and refuses is not said to be away."""
+    with database_at(bare_mongodb_uri) as database:
+        database["users"].insert_many([{"email": "twice@example.com"}, {"email": "twice@example.com"}])
+    finished = run_command(tmp_path, "ledger", "verify", MONGODB_URI=bare_mongodb_uri)
+    assert finished.returncode == 1
+    _assert_one_line(finished.stderr, "the database refuses what is needed")
+    assert "twice@example.com" in finished.stderr
+
+
 def test_a_port_that_is_taken_is_one_line(tmp_path: Path, mongodb_uri: str) -> None:
     """Two gateways cannot listen on one port, and the second says so."""
     with serving_process(tmp_path, MONGODB_URI=mongodb_uri) as server:
