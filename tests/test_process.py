@@ -340,6 +340,26 @@ def test_a_killed_stream_is_closed_after_the_restart(tmp_path: Path, mongodb_uri
             assert_nothing_is_held(mongodb_uri, event["userId"])
 
 
+def test_a_meter_without_a_journal_leaves_none_behind(tmp_path: Path, mongodb_uri: str) -> None:
+    """With METERING=direct a gateway does not start over the journal of one that died, and says how it is booked."""
+    settings = {"MONGODB_URI": mongodb_uri, **ADMIN}
+    with serving_process(tmp_path, **settings) as server:
+        with server.sdk(server.new_key(server.sign_in("root@example.com"))) as client:
+            for _ in range(3):
+                client.chat.completions.create(**HELLO)
+        server.kill()
+    direct: Any = {**settings, "METERING": "direct"}
+    finished = run_command(tmp_path, "serve", PORT=str(free_port()), **direct)
+    assert finished.returncode == 1
+    _assert_one_line(finished.stderr, "start once with METERING=leased")
+    with serving_process(tmp_path, **settings) as server:
+        events = events_at(mongodb_uri, 3)
+        assert_nothing_is_held(mongodb_uri, events[0]["userId"])
+        with serving_process(tmp_path, **direct) as beside:  # a journal that is in use is nobody's business
+            assert beside.stop() == 0
+        assert server.stop() == 0
+
+
 def assert_nothing_is_held(uri: str, user_id: str) -> None:
     deadline = time.monotonic() + 15
     with database_at(uri) as database:

@@ -252,6 +252,20 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
+def refuse_leftovers(folder: Path) -> None:
+    """Raise `JournalError` if a worker has died here: its requests are booked by whoever keeps a journal himself."""
+    for name in names(folder):
+        try:
+            found = FoundJournal.take(folder / name)
+        except OSError:
+            continue  # another user's, and so another gateway's
+        if found is not None:
+            found.end_here(delete=False)
+            raise JournalError(
+                f"{found.path} is the journal of a gateway that died: start once with METERING=leased, which books it"
+            )
+
+
 def throw_away_litter(folder: Path) -> None:
     """Delete what is left of journals whose process died while it made or deleted them."""
     for path in folder.glob(".*"):
