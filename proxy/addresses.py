@@ -7,7 +7,9 @@ from ipaddress import IPv4Network, IPv6Network
 from typing import Annotated
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, BeforeValidator
+
+from proxy.core.networks import read_network
 
 _ORIGIN = re.compile(r"https?://[^/\s?#@]+/?", re.IGNORECASE)
 
@@ -31,6 +33,10 @@ def _mail_server(value: str) -> str:
     return value
 
 
+def _network(value: object) -> IPv4Network | IPv6Network:
+    return read_network(str(value))
+
+
 Origin = Annotated[str, AfterValidator(_origin)]
 """An origin as browsers write it: scheme, host and port in lower case and nothing behind; or `*`."""
 
@@ -40,7 +46,7 @@ WebAddress = Annotated[str, AfterValidator(_web_address)]
 MailServer = Annotated[str, AfterValidator(_mail_server)]
 """Where mails are handed in, with user and password."""
 
-Network = IPv4Network | IPv6Network
+Network = Annotated[IPv4Network | IPv6Network, BeforeValidator(_network)]
 """One address or a range of them, as 10.0.0.0/8."""
 
 

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 class Bounds(BaseModel):
     """The section `connections` of config.yaml; times are in seconds, and absolute: no byte sent prolongs them."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     most: int = Field(default=2_000, ge=1)
     body_bytes: int = Field(default=64 * 2**10, ge=1024)

@@ -205,7 +205,9 @@ class Catalog:
     async def _loaded_from_sibling(self, name: str) -> bool:
         """Take over what another worker has fetched within this period, if one has."""
         newest = await AIModel.get_pymongo_collection().find_one(
-            {"provider": name, "source": self._source(name)}, {"fetchedAt": 1}, sort=[("fetchedAt", -1)]
+            {"provider": name, "source": self._source(name), "isListed": True},
+            {"fetchedAt": 1},
+            sort=[("fetchedAt", -1)],
         )
         if newest is None or self._clock() - newest["fetchedAt"] > timedelta(
             seconds=self._refresh_seconds / 2
@@ -227,12 +229,9 @@ class Catalog:
             UpdateOne(
                 {"_id": f"{name}/{model}"},
                 {
-                    "$set": {
-                        "record": record,
-                        "source": self._source(name),
-                        "fetchedAt": now,
-                        "isListed": True,
-                    },
+                    "$set": {"record": record, "source": self._source(name), "isListed": True},
+                    # Never back: a sibling that read a moment later would take them all for gone.
+                    "$max": {"fetchedAt": now},
                     "$setOnInsert": {"provider": name, "modelId": model, "isAvailable": True},
                 },
                 upsert=True,

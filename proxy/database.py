@@ -54,7 +54,7 @@ def connect(uri: str, *, pool_size: int = POOL_SIZE) -> Client:
             tz_aware=True,
             appname="aipasta",
         )
-    except (ConfigurationError, ValueError) as exc:
+    except (ConfigurationError, ValueError, OSError) as exc:  # the last for a file of certificates
         raise DatabaseError(f"MONGODB_URI: {exc}") from exc
 
 
@@ -73,7 +73,7 @@ def database_of(client: Client, default: str) -> Database:
 async def prepare(database: Database, documents: Sequence[type[Document]]) -> None:
     """Wait until the database answers, then set up Beanie, and make the indexes that are missing.
 
-    Raises `DatabaseError` when it does not answer within half a minute, or belongs to another program.
+    Raises `DatabaseError` when it does not answer within half a minute, or has indexes that are not ours.
     """
     await wait_for(database)
     there = await indexes.existing(database, documents)
@@ -82,6 +82,11 @@ async def prepare(database: Database, documents: Sequence[type[Document]]) -> No
         raise DatabaseError(
             f"another program wrote this database and its index {foreign[0]} is not safe for ours: "
             "make a backup, then run `python -m proxy migrate` once"
+        )
+    altered = indexes.altered(there, documents)
+    if altered:
+        raise DatabaseError(
+            f"the index {altered[0]} is not as this version makes it: drop it, and start again to have it made"
         )
     with pymongo.timeout(_INDEX_SECONDS):
         # Beanie would list and make the indexes of every collection again, one after the other.

@@ -154,6 +154,10 @@ class Doctor:
         if foreign:
             advice = "Make a backup, then run `python -m proxy migrate` once."
             return [problem("database indexes", f"{foreign[0]} was made by another program", advice)]
+        altered = indexes.altered(there, self._documents)
+        if altered:
+            advice = "Drop it: the next start of the gateway makes it anew."
+            return [problem("database indexes", f"{altered[0]} is not as this version makes it", advice)]
         declared = sum(len(ours) for ours in indexes.declared(self._documents).values())
         missing = [
             f"{collection}.{index.document['name']}"

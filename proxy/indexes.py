@@ -17,6 +17,7 @@ Indexes = dict[str, dict[str, dict[str, Any]]]
 """Descriptions of indexes, by their collections and names."""
 
 _OF_THE_SERVER = ("v", "ns")
+_MEANING = ("unique", "sparse", "partialFilterExpression", "expireAfterSeconds")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +71,28 @@ def missing(there: Indexes, documents: Sequence[type[Document]]) -> dict[str, li
     return {collection: indexes for collection, indexes in found.items() if indexes}
 
 
+def altered(there: Indexes, documents: Sequence[type[Document]]) -> list[str]:
+    """Name those that have a name of ours and another meaning: in their place the database makes none of ours."""
+    return [
+        f"{collection}.{index.document['name']}"
+        for collection, wanted in missing(there, documents).items()
+        for index in wanted
+        if _means_another(index.document, there[collection].get(str(index.document["name"])))
+    ]
+
+
 async def _of(collection: AsyncCollection[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     return {str(index["name"]): dict(index) async for index in await collection.list_indexes()}
 
 
 def _keys(index: Mapping[str, Any]) -> list[tuple[str, Any]]:
     return list(index["key"].items())
+
+
+def _means_another(ours: Mapping[str, Any], found: Mapping[str, Any] | None) -> bool:
+    if found is None:
+        return False
+    return _keys(found) != _keys(ours) or any(found.get(name) != ours.get(name) for name in _MEANING)
 
 
 def _is_there(index: IndexModel, there: Mapping[str, dict[str, Any]]) -> bool:

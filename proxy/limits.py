@@ -16,7 +16,7 @@ _MOST_TOKENS = 10**9
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class LimitsOfRole(_Section):

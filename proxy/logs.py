@@ -6,10 +6,14 @@ configuration and of everything that looks like a key or a token. What libraries
 
 from __future__ import annotations
 
+import io
 import logging
+import os
 import re
+import select
 import sys
-from collections.abc import Callable, Iterable, MutableMapping
+import time
+from collections.abc import Callable, Iterable, Iterator, MutableMapping
 from datetime import UTC, datetime
 from typing import Any, BinaryIO, TextIO, cast
 
@@ -21,6 +25,9 @@ from proxy.together import Together
 LONGEST_TEXT = 2_000
 LONGEST_TRACE = 20_000
 HIDDEN = "[hidden]"
+MOST_PATIENCE, PATIENCE_WITHIN = 1.0, 10.0
+"""Seconds that lines may wait for whoever reads them, of so many in all."""
+
 Fields = MutableMapping[str, Any]
 Processor = Callable[[Any, str, Fields], Fields]
 
@@ -40,7 +47,7 @@ _LOOKS_SECRET = re.compile(
 
 def configure(level: str, secrets: Iterable[str] = ()) -> None:
     """Set up structlog, and send what libraries log the same way; `secrets` never appear in a line."""
-    is_terminal = sys.stderr.isatty()
+    is_terminal = _is_terminal()
     beginning: list[Any] = [
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
@@ -75,7 +82,7 @@ class RequestLogger:
     def __init__(self, *, is_debugging: bool) -> None:
         """Write what is at the level debug only if that `is_debugging`."""
         self._is_debugging = is_debugging
-        self._is_terminal = sys.stderr.isatty()
+        self._is_terminal = _is_terminal()
         self._error = _StandardError()
         self._lines: Together[bytes] = Together(self._write_lines)
 
@@ -102,18 +109,78 @@ def request_logger(level: str) -> RequestLogger | None:
 
 
 class _StandardError:
-    """Where lines go, wherever that is by now; nothing ends because nobody reads its log any more."""
+    """Where lines go, wherever that is by now; nothing ends because nobody reads its log any more, or waits for him long.
+
+    A pipe that is not read is full after 64 KiB, and a write to it returns when somebody reads: a paused `less` or a stuck
+    collector would stop the gateway, its health check and its answer to SIGTERM. Here a line waits for room, for a second
+    in ten at most of all time, and is then left out; the next one that passes says how many were.
+    """
+
+    def __init__(self) -> None:
+        self._left_out = 0
+        self._patience, self._patient_at = MOST_PATIENCE, time.monotonic()
 
     def write(self, line: bytes | str) -> None:
+        text = line if isinstance(line, bytes) else line.encode(errors="backslashreplace")
         try:
-            stream = sys.stderr.buffer
-            stream.write(line if isinstance(line, bytes) else line.encode(errors="backslashreplace"))
-            stream.flush()
-        except (OSError, ValueError):  # broken, or closed
+            descriptor = _descriptor()
+            if descriptor is None:
+                sys.stderr.buffer.write(text)
+            else:
+                for piece in _pieces(text):
+                    self._write_piece(descriptor, piece)
+        except (OSError, ValueError, AttributeError):  # broken, or closed, or never there
             return
 
     def flush(self) -> None:
         """Do nothing: every line is passed on at once."""
+
+    def _write_piece(self, descriptor: int, piece: bytes) -> None:
+        if not self._has_room(descriptor):
+            self._left_out += piece.count(b"\n")
+            return
+        if self._left_out:
+            notice, self._left_out = {"event": "nobody read the log", "left_out": self._left_out}, 0
+            os.write(descriptor, orjson.dumps({**notice, "level": "warning"}, option=_LINE))
+            self._write_piece(descriptor, piece)
+            return
+        os.write(descriptor, piece)
+
+    def _has_room(self, descriptor: int) -> bool:
+        """Say whether a piece can be written without waiting; wait for that, as long as there is patience."""
+        room = select.poll()
+        room.register(descriptor, select.POLLOUT)
+        if room.poll(0):
+            return True
+        began = time.monotonic()
+        earned = (began - self._patient_at) * MOST_PATIENCE / PATIENCE_WITHIN
+        patience = min(MOST_PATIENCE, self._patience + earned)
+        has_room = bool(room.poll(patience * 1000))
+        self._patient_at = time.monotonic()
+        self._patience = max(0.0, patience - (self._patient_at - began))
+        return has_room
+
+
+def _is_terminal() -> bool:
+    return sys.stderr is not None and sys.stderr.isatty()
+
+
+def _descriptor() -> int | None:
+    """Return standard error's number; none where it is an object of Python's alone."""
+    try:
+        return sys.stderr.fileno()
+    except io.UnsupportedOperation:
+        return None
+
+
+def _pieces(text: bytes) -> Iterator[bytes]:
+    """Cut lines into pieces that a pipe takes at once, and whole; only a line that is longer is cut within."""
+    start = 0
+    while len(text) - start > select.PIPE_BUF:
+        end = text.rfind(b"\n", start, start + select.PIPE_BUF) + 1 or start + select.PIPE_BUF
+        yield text[start:end]
+        start = end
+    yield text[start:]
 
 
 def hide(secrets: Iterable[str]) -> Processor:

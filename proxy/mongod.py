@@ -230,17 +230,16 @@ class EmbeddedMongod:
         with self._log.open("ab") as log:
             before = log.seek(0, os.SEEK_END)
             try:
-                status = subprocess.run(
+                with subprocess.Popen(
                     self._command(port),
                     cwd=self._home,
                     env=ENVIRONMENT,
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
                     stderr=log,
-                    timeout=seconds,
                     start_new_session=True,
-                    check=False,
-                ).returncode
+                ) as command:
+                    status = _ended(command, seconds)
             except subprocess.TimeoutExpired as exc:
                 raise MongodError(f"mongod does not listen after {seconds:.0f} s, see {self._log}") from exc
             except OSError as exc:
@@ -351,6 +350,19 @@ class EmbeddedMongod:
             else:
                 return
         raise MongodError(f"MongoDB in {self._home} cannot be stopped: end its mongod by hand")
+
+
+def _ended(command: subprocess.Popen[bytes], seconds: float) -> int:
+    """Return the exit status of the command that starts mongod; end it when it is not to be waited for any more."""
+    try:
+        return command.wait(seconds)
+    except (KeyboardInterrupt, SystemExit):
+        # What it has begun by now can be found, and stopped, once it holds its lock.
+        with suppress(subprocess.TimeoutExpired):
+            command.wait(KILL_SECONDS)
+        raise
+    finally:
+        command.kill()
 
 
 def _try_flock(file: BinaryIO, kind: int) -> bool:

@@ -21,11 +21,29 @@ def own_secret(data_dir: Path) -> str:
     """Return the secret kept in a folder, making it at the first start; raise `OSError`."""
     path = data_dir / "jwt_secret"
     path.parent.mkdir(parents=True, exist_ok=True)
+    return _kept(path) or _made(path)
+
+
+def _kept(path: Path) -> str:
     try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
         return path.read_text(encoding="ascii").strip()
+    except FileNotFoundError:
+        return ""
+
+
+def _made(path: Path) -> str:
+    """Make a secret that is there as a whole or not at all, and for all who start at the same moment the same."""
+    written = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
     secret = secrets.token_urlsafe(48)
-    with os.fdopen(descriptor, "w", encoding="ascii") as file:
-        file.write(secret)
+    try:
+        with os.fdopen(os.open(written, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(secret)
+        try:
+            os.link(written, path)
+        except OSError:
+            if kept := _kept(path):
+                return kept
+            written.replace(path)  # over an empty one, or where no file has two names
+    finally:
+        written.unlink(missing_ok=True)
     return secret

@@ -10,7 +10,7 @@ _YEAR = 366 * 86_400
 class RateLimit(BaseModel):
     """So many requests in so many seconds."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     requests: int = Field(ge=1)
     seconds: int = Field(default=900, ge=1, le=_YEAR)
@@ -25,7 +25,7 @@ class RateLimits(BaseModel):
     many mails one account gets. In development every number is `development_factor` times wider.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     api: RateLimit = RateLimit(requests=100)
     auth: RateLimit = RateLimit(requests=10)

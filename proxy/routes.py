@@ -13,7 +13,7 @@ from proxy.core.retries import RetryPolicy
 from proxy.core.routing import Member
 
 Seconds = Annotated[float, Field(gt=0)]
-_STRICT = ConfigDict(extra="forbid", frozen=True)
+_STRICT = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class _Section(BaseModel):

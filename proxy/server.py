@@ -34,6 +34,7 @@ from proxy.errors import UnsupportedMedia
 from proxy.gateway import Gateway
 from proxy.handlers import account, chat, cors, errors, headers, identity, methods, models, system
 from proxy.health import Health
+from proxy.metering import journal
 from proxy.metering.contract import Meter
 from proxy.metering.direct import DirectMeter
 from proxy.metering.heartbeat import Heartbeat
@@ -209,11 +210,12 @@ async def stop_gateway(gateway: Gateway) -> None:
 async def _meter(
     settings: Settings, store: Database, beats: Database, reconciler: Reconciler, metrics: Metrics
 ) -> Meter:
+    journals = settings.data_dir / "journal" / await database.identity(store)
     if settings.metering == "leased":
-        journals = settings.data_dir / "journal" / await database.identity(store)
         rate = settings.usd_inr_rate
         heartbeat = Heartbeat(beats, clock=utc_now)
         return LeasedMeter(store, heartbeat, journals, reconciler.resolve, metrics, usd_inr_rate=rate)
+    journal.refuse_leftovers(journals)
     return DirectMeter(store, hold_seconds=2 * settings.longest_exchange, usd_inr_rate=settings.usd_inr_rate)
 
 

@@ -2,7 +2,7 @@
 
 Sanic's own runner cannot be told in which order to end: here readiness goes first, new work is refused, what runs
 has its time, what is left is ended and waited for, and only then are the parts closed that all of it needs.
-SIGTERM and Ctrl-C mean the same, once or often. A worker also stops when its parent is gone.
+SIGTERM, Ctrl-C and a terminal that is closed mean the same, once or often. A worker also stops when its parent is gone.
 """
 
 from __future__ import annotations
@@ -36,12 +36,17 @@ ACCEPTS = 16
 READY, MAKE_WAY = b"r", b"w"
 """What a worker tells its parent once it serves, and the parent its worker when somebody else takes what is new."""
 
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _LAST_SECONDS = 1.0
 _LAST_TURNS = 8
 """How often the line is looked at before it is closed; in each of these turns, ACCEPTS are let in."""
 
 _POLL_SECONDS = 0.05
+
+
+def signals() -> tuple[signal.Signals, ...]:
+    """Return the signals that mean the end; a closed terminal's is not among them where it is ignored, as under `nohup`."""
+    ending = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    return ending if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN else ending[:2]
 
 
 def run(
@@ -66,7 +71,8 @@ class _Run:
     async def run(self) -> None:
         """Start, serve, drain."""
         loop = asyncio.get_running_loop()
-        for number in _SIGNALS:
+        ending = signals()
+        for number in ending:
             loop.add_signal_handler(number, self._stop.set)
         if self._parent is not None:
             self._parent.settimeout(0)
@@ -78,7 +84,7 @@ class _Run:
             _close_listeners(server)
             await asyncio.sleep(0)  # its socket is closed in the loop's next turn
         # From here on there is nothing to end early, and a signal that comes late must not change the exit status.
-        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        signal.pthread_sigmask(signal.SIG_BLOCK, ending)
 
     async def _serve(self, server: Server) -> None:
         if await self._unless_stopped(start(server)):

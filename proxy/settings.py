@@ -41,7 +41,7 @@ class SettingsError(Exception):
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class ChatSection(_Section):
@@ -94,7 +94,7 @@ _SECRETS = frozenset(
 class Settings(BaseSettings):
     """Everything that an operator can set. Each field is also an environment variable, in capitals."""
 
-    model_config = SettingsConfigDict(extra="ignore", frozen=True, env_ignore_empty=True)
+    model_config = SettingsConfigDict(extra="ignore", frozen=True, env_ignore_empty=True, allow_inf_nan=False)
 
     host: str | None = Field(
         None, description="address to listen on; default 127.0.0.1 in development, 0.0.0.0 in production"
@@ -119,11 +119,15 @@ class Settings(BaseSettings):
         (), repr=False, description="further secrets whose tokens are good, separated by commas: for a change"
     )
     jwt_expires_in: str = Field(
-        "7d", pattern=r"^[0-9]{1,6}[smhd]$", description="how long a token is good, as 7d or 12h"
+        "7d", pattern=r"^[1-9][0-9]{0,5}[smhd]$", description="how long a token is good, as 7d or 12h"
     )
     jwt_cookie_expires_in: int = Field(7, ge=1, description="how long the `jwt` cookie is kept, in days")
-    openrouter_base_url: str | None = Field(None, description="where OpenRouter is, for tests and proxies")
-    huggingface_base_url: str | None = Field(None, description="where Hugging Face's router is, likewise")
+    openrouter_base_url: WebAddress | None = Field(
+        None, description="where OpenRouter is, for tests and proxies"
+    )
+    huggingface_base_url: WebAddress | None = Field(
+        None, description="where Hugging Face's router is, likewise"
+    )
     allowed_origins: Annotated[tuple[Origin, ...], NoDecode] = Field(
         ("http://localhost:3000", "http://localhost:3001"), description="browser origins, separated by commas"
     )

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 import structlog
 
 from proxy.listener import count_listeners
-from proxy.serving import MAKE_WAY, READY
+from proxy.serving import MAKE_WAY, READY, signals
 
 HEALTHY_SECONDS = 10.0
 FIRST_PAUSE, LONGEST_PAUSE = 0.25, 30.0
@@ -32,7 +32,6 @@ MARGIN_SECONDS = 20.0
 """What a worker may need beside its drain: to end what is left, to write everything down, to close."""
 
 _POLL_SECONDS = 0.2
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 log = structlog.get_logger(__name__)
 
 
@@ -76,31 +75,32 @@ class Workers:
         self._due: dict[int, float] = {}
         self._failures: dict[int, int] = {}
         self._selector = selectors.DefaultSelector()
+        self._signals = signals()
         self._was_ready = False
         self._kill_at: float | None = None
         self._status = 0
 
     def run(self) -> int:
         """Keep the workers running until a signal; return the exit status."""
-        signals, wake = socket.socketpair()
-        with self._selector, signals, wake:
-            for end in (signals, wake):
+        told, wake = socket.socketpair()
+        with self._selector, told, wake:
+            for end in (told, wake):
                 end.settimeout(0)
-            self._selector.register(signals, selectors.EVENT_READ)
+            self._selector.register(told, selectors.EVENT_READ)
             signal.set_wakeup_fd(wake.fileno())
-            for number in _SIGNALS:
+            for number in self._signals:
                 signal.signal(number, lambda *_: None)
             self._start(0)
             while self._workers or self._due:
                 for key, _ in self._selector.select(_POLL_SECONDS):
                     if key.data is None:
-                        signals.recv(64)
+                        told.recv(64)
                         self._stop(0)
                     else:
                         self._hear(key.data)
                 self._act(time.monotonic())
             # Whatever comes now comes too late to change the exit status.
-            signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+            signal.pthread_sigmask(signal.SIG_BLOCK, self._signals)
             signal.set_wakeup_fd(-1)
         return self._status
 
@@ -178,12 +178,12 @@ class Workers:
     def _start(self, number: int) -> None:
         ours, theirs = socket.socketpair()
         # A signal that comes now waits until it is clear whose it is.
-        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        signal.pthread_sigmask(signal.SIG_BLOCK, self._signals)
         pid = os.fork()
         if pid == 0:
             ours.close()
             self._become(Post(number, theirs, is_first=not self._was_ready))
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, self._signals)
         theirs.close()
         worker = self._workers[number] = Worker(number, pid, ours, time.monotonic())
         self._selector.register(ours, selectors.EVENT_READ, worker)
@@ -194,12 +194,14 @@ class Workers:
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             signal.signal(signal.SIGINT, signal.default_int_handler)
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)  # its parent hears of it, and says so
             self._selector.close()
             for worker in self._workers.values():
                 worker.line.close()
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, self._signals)
             status = self._work(post)
-            sys.stdout.flush()
+            if sys.stdout is not None:  # as it is where it was closed
+                sys.stdout.flush()
             os._exit(status)
         except BaseException:
             traceback.print_exc()

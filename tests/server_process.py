@@ -127,7 +127,7 @@ def serving_process(folder: Path, **settings: str) -> Iterator[ServerProcess]:
     process = start_process(folder, log, PORT=port, **settings)
     server = ServerProcess(process, f"http://127.0.0.1:{port}", log)
     try:
-        _wait_until_ready(server)
+        wait_until_ready(server)
         yield server
     finally:
         if process.poll() is None:
@@ -180,7 +180,8 @@ def free_port() -> int:
             return port
 
 
-def _wait_until_ready(server: ServerProcess) -> None:
+def wait_until_ready(server: ServerProcess) -> None:
+    """Wait until a gateway serves."""
     deadline = time.monotonic() + START_SECONDS
     while True:
         assert server.process.poll() is None, server.log.read_text()

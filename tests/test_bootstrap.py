@@ -260,6 +260,19 @@ def test_taken_port_is_refused_and_another_proposed(
     environment.check_port_is_free()
 
 
+def test_port_of_an_older_gateway_is_shared_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With REUSE_PORT a newer version starts beside the one that it takes over from; beside no other program."""
+    monkeypatch.setenv("REUSE_PORT", "true")
+    for is_ours in (True, False):
+        with socket.create_server(("127.0.0.1", 0), reuse_port=is_ours) as other:
+            monkeypatch.setenv("PORT", str(other.getsockname()[1]))
+            if is_ours:
+                environment.check_port_is_free()
+                continue
+            with pytest.raises(Refusal, match="is taken"):
+                environment.check_port_is_free()
+
+
 def test_settings_are_guessed_in_the_gateway_s_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The environment wins over .env, and .env over config.yaml."""
     monkeypatch.delenv("PORT", raising=False)

@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -21,7 +22,17 @@ from pymongo import MongoClient
 from proxy.__main__ import main
 from proxy.mongod import find_binary
 from tests.proxy.stage import MINI, OSS, ask, assert_equals_books
-from tests.server_process import PASSWORD, ServerProcess, free_port, run_command, serving_process
+from tests.proxy.test_mongod import mongods
+from tests.server_process import (
+    PASSWORD,
+    ServerProcess,
+    environment,
+    free_port,
+    run_command,
+    serving_process,
+    start_process,
+    wait_until_ready,
+)
 from tests.upstreams import Behaviour, HuggingFace, OpenRouter
 
 HELLO: Any = ask("demo/echo")
@@ -156,12 +167,19 @@ def press_ctrl_c_twice(server: ServerProcess) -> None:
     server.signal_group(signal.SIGINT)
 
 
+def close_the_terminal(server: ServerProcess) -> None:
+    server.signal_group(signal.SIGHUP)
+
+
 @pytest.mark.parametrize("workers", ["1", "2"])
 @pytest.mark.parametrize(
     "end",
     [
         terminate,
-        *(pytest.param(end, marks=pytest.mark.long) for end in (terminate_all_and_again, press_ctrl_c_twice)),
+        *(
+            pytest.param(end, marks=pytest.mark.long)
+            for end in (terminate_all_and_again, press_ctrl_c_twice, close_the_terminal)
+        ),
     ],
 )
 def test_a_stream_outlives_sigterm(
@@ -205,6 +223,51 @@ def test_a_stream_outlives_sigterm(
         for event in events:
             assert_equals_books(event, entries[event["generationId"]])
         assert "Traceback" not in server.log.read_text()
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_terminal_that_is_closed_leaves_no_database_behind(tmp_path: Path, workers: str) -> None:
+    """SIGHUP to all of its processes ends a gateway as SIGTERM does, its MongoDB included."""
+    with serving_process(tmp_path, WORKERS=workers) as server:
+        assert len(mongods(tmp_path / "data")) == 1
+        close_the_terminal(server)
+        assert server.process.wait(20) == 0
+    assert mongods(tmp_path / "data") == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_start_that_is_ended_leaves_no_database_behind(tmp_path: Path, number: signal.Signals) -> None:
+    """A signal while MongoDB is being started ends the gateway, and what it has started."""
+    log, data = tmp_path / "early.log", tmp_path / "data"
+    process = start_process(tmp_path, log, PORT=str(free_port()))
+    while not mongods(data):
+        assert process.poll() is None, log.read_text()
+        time.sleep(0.005)
+    process.send_signal(number)
+    assert process.wait(30) == 0, log.read_text()
+    time.sleep(0.5)  # one that was begun would be there by now
+    assert mongods(data) == []
+    assert log.read_text() == ""
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize("where", ["&-", "/dev/full"])
+def test_nobody_has_to_be_told(tmp_path: Path, mongodb_uri: str, where: str, workers: str) -> None:
+    """A gateway whose standard output is closed, or on a full disk, serves and ends well."""
+    port = free_port()
+    shell = subprocess.Popen(
+        ["/bin/sh", "-c", f'exec "$0" -m proxy serve >{where} 2>err', sys.executable],
+        cwd=tmp_path,
+        env=environment(MONGODB_URI=mongodb_uri, PORT=str(port), WORKERS=workers),
+    )
+    with shell as process:
+        try:
+            wait_until_ready(ServerProcess(process, f"http://127.0.0.1:{port}", tmp_path / "err"))
+            process.terminate()
+            assert process.wait(20) == 0
+        finally:
+            process.kill()
+    assert (tmp_path / "err").read_text().count("Traceback") == 0
 
 
 def test_idle_connections_do_not_delay_the_end(tmp_path: Path, mongodb_uri: str) -> None:
@@ -275,6 +338,26 @@ def test_a_killed_stream_is_closed_after_the_restart(tmp_path: Path, mongodb_uri
             assert (event["outcome"], event["estimated"], event["requests"]) == ("unknown", True, 1)
             assert event["tokens"]["prompt"] > 0
             assert_nothing_is_held(mongodb_uri, event["userId"])
+
+
+def test_a_meter_without_a_journal_leaves_none_behind(tmp_path: Path, mongodb_uri: str) -> None:
+    """With METERING=direct a gateway does not start over the journal of one that died, and says how it is booked."""
+    settings = {"MONGODB_URI": mongodb_uri, **ADMIN}
+    with serving_process(tmp_path, **settings) as server:
+        with server.sdk(server.new_key(server.sign_in("root@example.com"))) as client:
+            for _ in range(3):
+                client.chat.completions.create(**HELLO)
+        server.kill()
+    direct: Any = {**settings, "METERING": "direct"}
+    finished = run_command(tmp_path, "serve", PORT=str(free_port()), **direct)
+    assert finished.returncode == 1
+    _assert_one_line(finished.stderr, "start once with METERING=leased")
+    with serving_process(tmp_path, **settings) as server:
+        events = events_at(mongodb_uri, 3)
+        assert_nothing_is_held(mongodb_uri, events[0]["userId"])
+        with serving_process(tmp_path, **direct) as beside:  # a journal that is in use is nobody's business
+            assert beside.stop() == 0
+        assert server.stop() == 0
 
 
 def assert_nothing_is_held(uri: str, user_id: str) -> None:
@@ -357,6 +440,12 @@ def test_the_command_line(tmp_path: Path, mongodb_uri: str) -> None:
     assert_one_line(nowhere)
     nobody = run_command(tmp_path, "keys", "create", "--email", "no@example.com", MONGODB_URI=mongodb_uri)
     assert (nobody.returncode, nobody.stderr) == (1, "error: no user has the e-mail no@example.com\n")
+    with database_at(mongodb_uri) as database:
+        database["users"].update_one({"email": "boss@example.com"}, {"$set": {"email": "boss@outlook.com"}})
+    spelt = ("admin", "create", "--email", "boss+tag@outlook.com")
+    taken = run_command(tmp_path, *spelt, MONGODB_URI=mongodb_uri)
+    assert (taken.returncode, taken.stdout) == (1, "")
+    assert_one_line(taken)
     wrong = run_command(tmp_path, "admin", "create", "--email", "nonsense", MONGODB_URI=mongodb_uri)
     assert wrong.returncode == 1
     assert_one_line(wrong)
@@ -419,6 +508,16 @@ def _assert_one_line(said: str, named: str) -> None:
     assert said.count("\n") == 1, said
     assert named in said
     assert "0123456789-abcdef" not in said
+
+
+def test_what_the_database_refuses_is_one_line(tmp_path: Path, bare_mongodb_uri: str) -> None:
+    """A database that answers and refuses is not said to be away."""
+    with database_at(bare_mongodb_uri) as database:
+        database["users"].insert_many([{"email": "twice@example.com"}, {"email": "twice@example.com"}])
+    finished = run_command(tmp_path, "ledger", "verify", MONGODB_URI=bare_mongodb_uri)
+    assert finished.returncode == 1
+    _assert_one_line(finished.stderr, "the database refuses what is needed")
+    assert "twice@example.com" in finished.stderr
 
 
 def test_a_port_that_is_taken_is_one_line(tmp_path: Path, mongodb_uri: str) -> None:

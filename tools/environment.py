@@ -104,6 +104,8 @@ def check_port_is_free() -> None:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if setting("REUSE_PORT", "").lower() in {"1", "on", "t", "true", "y", "yes"}:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         try:
             probe.bind((host, int(port)))
         except OSError as exc:

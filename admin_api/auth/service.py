@@ -128,6 +128,9 @@ async def ensure_admin(email: str, password: str, hasher: PasswordHasher, *, now
     if await is_taken(email):
         return False
     registration = Registration(name="Administrator", email=email, password=password)
-    user = await register(registration, hasher, now=now, role=Role.ADMIN)
+    try:
+        user = await register(registration, hasher, now=now, role=Role.ADMIN)
+    except EmailTaken:  # another gateway, which starts at the same moment, was faster
+        return False
     await record_of_operator("operator.admin_made", target=str(user.id), now=now)
     return True

@@ -11,13 +11,14 @@ from pydantic import ValidationError
 from pymongo.errors import PyMongoError
 
 from plugins.registry import PluginError
-from proxy.database import DatabaseError
+from proxy.database import DatabaseError, is_outage
 from proxy.errors import GatewayError
 from proxy.metering.journal import JournalError
 from proxy.mongod import MongodError
 from proxy.settings import SettingsError
 
 P = ParamSpec("P")
+_MOST_SAID = 300
 
 
 def reporting(command: Callable[P, int]) -> Callable[P, int]:
@@ -30,7 +31,8 @@ def reporting(command: Callable[P, int]) -> Callable[P, int]:
         except (SettingsError, MongodError, DatabaseError, JournalError, PluginError, GatewayError) as exc:
             print(f"error: {exc}", file=sys.stderr)
         except PyMongoError as exc:
-            print(f"error: the database went away: {' '.join(str(exc).split())[:200]}", file=sys.stderr)
+            what = "the database went away" if is_outage(exc) else "the database refuses what is needed"
+            print(f"error: {what}: {' '.join(str(exc).split())[:_MOST_SAID]}", file=sys.stderr)
         except ValidationError as exc:
             reasons = ", ".join(item["msg"].removeprefix("Value error, ") for item in exc.errors())
             print(f"error: {reasons}", file=sys.stderr)

@@ -5,11 +5,15 @@ from __future__ import annotations
 import argparse
 import ctypes
 import gc
+import os
+import signal
+import sys
 from collections.abc import Callable, Coroutine
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from types import FrameType
+from typing import Any, NoReturn
 
 from proxy import metrics, serving
 from proxy.commands.reporting import reporting
@@ -27,7 +31,9 @@ _M_MMAP_THRESHOLD = -3
 
 @reporting
 def run(settings: Settings, _options: argparse.Namespace) -> int:
-    """Serve until SIGTERM or Ctrl-C."""
+    """Serve until SIGTERM, Ctrl-C, or the end of the terminal."""
+    for number in serving.signals():
+        signal.signal(number, _end)
     check_address(settings)
     allow_connections()
     with mongodb(settings) as (uri, embedded):
@@ -43,6 +49,11 @@ def run(settings: Settings, _options: argparse.Namespace) -> int:
             return Workers(
                 work, settings.workers, drain_seconds=settings.drain_seconds, shared_port=shared_port
             ).run()
+
+
+def _end(_number: int, _frame: FrameType | None) -> NoReturn:
+    """End a start that has not come to its servers yet, which have ways of their own: the database is left, too."""
+    raise SystemExit(0)
 
 
 @reporting
@@ -101,12 +112,24 @@ def _announce(
         catalogue = app.ctx.gateway.catalog.current
         providers = ", ".join(f"{name} ({len(models)} models)" for name, models in catalogue.entries.items())
         where = f"embedded MongoDB in {settings.data_dir}" if embedded else "MongoDB at MONGODB_URI"
-        print(f"AI Pasta gateway ({settings.environment}) on {base}/v1, with {where}")
-        print(f"providers: {providers or 'none: set OPENROUTER_API_KEY or HUGGINGFACE_API_KEY'}")
-        print("a first key, with TOKEN from the first answer:")
-        print(f"  curl -s {base}/api/auth/register -H 'Content-Type: application/json' \\")
-        print("""    -d '{"name":"Asha","email":"asha@example.com","password":"a long secret"}'""")
-        print(f"  curl -s {base}/api/user/api-keys -H 'Content-Type: application/json' \\")
-        print("""    -H "Authorization: Bearer $TOKEN" -d '{"name":"first"}'""", flush=True)
+        _tell(
+            f"AI Pasta gateway ({settings.environment}) on {base}/v1, with {where}",
+            f"providers: {providers or 'none: set OPENROUTER_API_KEY or HUGGINGFACE_API_KEY'}",
+            "a first key, with TOKEN from the first answer:",
+            f"  curl -s {base}/api/auth/register -H 'Content-Type: application/json' \\",
+            """    -d '{"name":"Asha","email":"asha@example.com","password":"a long secret"}'""",
+            f"  curl -s {base}/api/user/api-keys -H 'Content-Type: application/json' \\",
+            """    -H "Authorization: Bearer $TOKEN" -d '{"name":"first"}'""",
+        )
 
     return announce
+
+
+def _tell(*lines: str) -> None:
+    """Print lines; that nobody can be told, or the disk is full, is no reason not to serve."""
+    try:
+        print(*lines, sep="\n", flush=True)
+    except OSError:
+        # Python keeps what it could not write, and would fail once more with it at the end.
+        with Path(os.devnull).open("wb") as nowhere:
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())

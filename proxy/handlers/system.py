@@ -63,6 +63,7 @@ async def check_readiness(request: Request) -> HTTPResponse:
         return _json({"status": "DRAINING"}, status=503)
     try:
         await gateway.pulse.check()
+        gateway.meter.check()
     except Unavailable as exc:
         return _json({"status": "UNAVAILABLE", "reason": exc.message}, status=503)
     return _json({"status": "READY"})

@@ -153,6 +153,9 @@ class Meter(Protocol):
     async def stop(self) -> None:
         """Finish what is recorded but not yet written, then end the background work."""
 
+    def check(self) -> None:
+        """Raise `Unavailable` if nobody could be admitted now, whoever asks."""
+
     async def reserve(self, want: Want) -> Reservation:
         """Admit a request; raise `RateLimited`, `InsufficientFunds`, or `Unavailable` when nobody can tell."""
 

@@ -64,6 +64,9 @@ class DirectMeter:
         """End the background work; every settlement is awaited by whoever asked for it."""
         await background.end([*self._background, *([self._sweeper] if self._sweeper else [])])
 
+    def check(self) -> None:
+        """Have no reason to refuse everybody but a database that is away, which others watch."""
+
     async def reserve(self, want: Want) -> Reservation:
         """Admit a request with one conditional update of its user's account."""
         rules = rules_of(want.limits, want.key_id, want.key_limits, want.demand, want.at)

@@ -93,6 +93,11 @@ class Journal:
         """Say whether there is anything that `release` could delete."""
         return self._first_segment < self._segment
 
+    def check(self) -> None:
+        """Raise `JournalError` if the next request could not be written down; where nothing is yet, write nothing."""
+        self._make_room((len(self._open) + 2) * CLOSE_BYTES)
+        self._write(bytes(_HEADER.size))
+
     def open(self, request_id: str, record: dict[str, Any]) -> int:
         """Append the beginning of a request, if there is room for its end too; raise `JournalError` if not."""
         data = _encode({"k": "open", "id": request_id, **record})
@@ -187,14 +192,17 @@ class Journal:
         self.end = self._segment_start = self._segment * self._segment_bytes
 
     def _append(self, data: bytes) -> int:
+        self._write(data)
+        self.end += len(data)
+        return self.end
+
+    def _write(self, data: bytes) -> None:
         try:
             written = os.pwrite(self._descriptor, data, self.end - self._segment_start)
         except OSError as exc:
             raise JournalError(f"the journal cannot be written: {exc.strerror}") from exc
         if written != len(data):
             raise JournalError("the journal cannot be written: a record was cut short")
-        self.end += written
-        return self.end
 
 
 class FoundJournal:
@@ -242,6 +250,20 @@ def names(folder: Path) -> list[str]:
     if not folder.exists():
         return []
     return sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
+def refuse_leftovers(folder: Path) -> None:
+    """Raise `JournalError` if a worker has died here: its requests are booked by whoever keeps a journal himself."""
+    for name in names(folder):
+        try:
+            found = FoundJournal.take(folder / name)
+        except OSError:
+            continue  # another user's, and so another gateway's
+        if found is not None:
+            found.end_here(delete=False)
+            raise JournalError(
+                f"{found.path} is the journal of a gateway that died: start once with METERING=leased, which books it"
+            )
 
 
 def throw_away_litter(folder: Path) -> None:

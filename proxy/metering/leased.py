@@ -31,7 +31,7 @@ from proxy.metering.janitor import Janitor
 from proxy.metering.journal import Journal, JournalError, throw_away_litter
 from proxy.metering.recovery import Recovery, Resolve
 from proxy.metering.rollups import INDEXES, ROLLUPS
-from proxy.metering.worker import Worker
+from proxy.metering.worker import WITHOUT_BOOKS, Worker
 from proxy.metrics import Metrics
 from proxy.together import Together
 
@@ -104,15 +104,27 @@ class LeasedMeter:
         self._workers, self._current = {}, None
         try:
             await self._recovery.take_over(set(), STOP_SECONDS)
-        except TimeoutError as exc:
+        except OSError as exc:  # a TimeoutError is one, and so is a folder that cannot be read
             log.warning("a journal is left to the next start", cause=str(exc)[:200])
         await self._recovery.stop()
 
-    async def reserve(self, want: Want) -> Reservation:
-        """Admit a request from this worker's slice of its account."""
+    def check(self) -> None:
+        """Raise `Unavailable` if this worker could admit nobody now."""
+        worker = self._admitting()
+        worker.check()
+        try:
+            worker.journal.check()
+        except JournalError as exc:
+            raise Unavailable(WITHOUT_BOOKS, retry_after=5) from exc
+
+    def _admitting(self) -> Worker:
         if self._current is None or not self._heartbeat.may_admit:
             raise Unavailable("The database does not answer; try again in a moment.", retry_after=2)
-        worker = self._current
+        return self._current
+
+    async def reserve(self, want: Want) -> Reservation:
+        """Admit a request from this worker's slice of its account."""
+        worker = self._admitting()
         if self._heartbeat.skew:  # a copy takes 9 us, a fifth of an admission
             want = replace(want, at=want.at + self._heartbeat.skew)
         reservation = await worker.reserve(want)

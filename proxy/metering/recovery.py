@@ -84,6 +84,7 @@ class Recovery:
         self._resolve = resolve
         self._usd_inr_rate = usd_inr_rate
         self._running: dict[str, asyncio.Task[None]] = {}
+        self._unopened: set[str] = set()
         self._questions = asyncio.Semaphore(_QUESTIONS_AT_ONCE)
 
     def begin(self, own: Iterable[str]) -> None:
@@ -93,10 +94,22 @@ class Recovery:
                 return
             if name in own or name in self._running:
                 continue
-            found = FoundJournal.take(self._folder / name)
+            found = self._take(name)
             if found is not None:
                 task = self._running[name] = asyncio.create_task(self._try_to_finish(found))
                 task.add_done_callback(_report)
+
+    def _take(self, name: str) -> FoundJournal | None:
+        """Take a journal over if it can be had; one that another user's gateway has left keeps nobody from the rest."""
+        try:
+            found = FoundJournal.take(self._folder / name)
+        except OSError as exc:
+            if name not in self._unopened:
+                log.error("a journal cannot be opened", journal=name, cause=exc.strerror)  # noqa: TRY400
+            self._unopened.add(name)
+            return None
+        self._unopened.discard(name)
+        return found
 
     async def take_over(self, own: Iterable[str], seconds: float) -> None:
         """Begin, and wait until what was begun is finished; raise `TimeoutError` when that takes too long."""

@@ -40,6 +40,7 @@ _RETRY_SECONDS = 0.04
 MOST_UNWRITTEN = 20_000
 """Ended requests that may wait for the database, at some 5 KB each; past them nobody is admitted until it has caught up."""
 
+WITHOUT_BOOKS = "The gateway cannot keep its books; try again later."
 _LEASES_AT_ONCE = 16
 """More commands at once would wait for each other in the driver, where waiting counts as the database's silence."""
 
@@ -90,12 +91,16 @@ class Worker:
         """Return how many requests hold something here."""
         return len(self._open)
 
-    async def reserve(self, want: Want) -> Reservation:
-        """Admit a request from what is leased, else lease more; raise what refuses it."""
+    def check(self) -> None:
+        """Raise `Unavailable` if nobody could be admitted now, whatever the disk says."""
         if self._group.is_lost:
             raise _given_up()
         if self._group.backlog >= MOST_UNWRITTEN:
             raise Unavailable("The gateway is behind with its books; try again in a moment.", retry_after=2)
+
+    async def reserve(self, want: Want) -> Reservation:
+        """Admit a request from what is leased, else lease more; raise what refuses it."""
+        self.check()
         rules = rules_of(want.limits, want.key_id, want.key_limits, want.demand, want.at)
         slice_ = self._group.slices.get(want.user_id)
         if slice_ is None:
@@ -204,7 +209,7 @@ class Worker:
             self.journal.open(want.request_id, {**remember(want), "held": held})
         except JournalError as exc:
             log.error("no request is served: the journal is in trouble", cause=str(exc))  # noqa: TRY400
-            raise Unavailable("The gateway cannot keep its books; try again later.", retry_after=5) from exc
+            raise Unavailable(WITHOUT_BOOKS, retry_after=5) from exc
         left = slice_.hold(held, self._loop.time())
         self._open[want.request_id] = (start, slice_)
         return Reservation(want, rules, held, output // want.choices, left)

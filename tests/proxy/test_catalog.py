@@ -116,6 +116,35 @@ async def test_stored_models_are_served_while_a_provider_is_down(
             assert {MINI, OSS} <= {model["id"] for model in listed.json()["data"]}
 
 
+async def test_who_read_first_and_stored_last_hides_nothing(mongodb_uri: str) -> None:
+    """Of two gateways that start at once neither takes the models that both have read for gone."""
+    openrouter, huggingface = OpenRouter(), HuggingFace()
+    async with serving(openrouter, huggingface), gateway_for(mongodb_uri, openrouter, huggingface) as gateway:
+        catalog = gateway.parts.catalog
+        models = [entry.info for entry in catalog.current.entries["openrouter"].values()]
+        earlier = gateway.parts.clock()
+        later = earlier + timedelta(milliseconds=5)
+        await catalog._store("openrouter", models, later)
+        await catalog._store("openrouter", models, earlier)
+        await catalog._store(
+            "openrouter", [], later
+        )  # what the later one does last: it looks for what is gone
+        collection = gateway.parts.database["aimodels"]
+        listed = {"provider": "openrouter", "isListed": True}
+        assert await collection.count_documents(listed) == len(models) > 0
+
+
+async def test_a_list_of_nothing_is_not_taken_over(mongodb_uri: str) -> None:
+    """A gateway that finds no listed model asks the provider, however lately somebody has read it."""
+    openrouter, huggingface = OpenRouter(), HuggingFace()
+    async with serving(openrouter, huggingface):
+        async with gateway_for(mongodb_uri, openrouter, huggingface) as gateway:
+            before = gateway.parts.catalog.current.entries
+            await gateway.parts.database["aimodels"].update_many({}, {"$set": {"isListed": False}})
+        async with gateway_for(mongodb_uri, openrouter, huggingface) as gateway:
+            assert gateway.parts.catalog.current.entries == before
+
+
 async def test_a_sibling_shares_what_it_has_read(mongodb_uri: str) -> None:
     """Of two workers on one database, the second takes over the list that the first has just fetched."""
     openrouter, huggingface = OpenRouter(), HuggingFace()

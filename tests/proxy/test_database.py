@@ -30,7 +30,16 @@ async def test_every_write_is_durable_and_everything_has_an_end(mongodb_uri: str
         await client.close()
 
 
-@pytest.mark.parametrize("uri", ["", "http://localhost", "mongodb://", "mongodb://h:port/x"])
+MALFORMED = [
+    "",
+    "http://localhost",
+    "mongodb://",
+    "mongodb://h:port/x",
+    "mongodb://h/?tls=true&tlsCAFile=/nowhere",
+]
+
+
+@pytest.mark.parametrize("uri", MALFORMED)
 def test_a_malformed_address_is_named(uri: str) -> None:
     """A URI that is none is one line that names the setting."""
     with pytest.raises(DatabaseError, match="MONGODB_URI"):

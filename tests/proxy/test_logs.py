@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import select
 import subprocess
 import sys
 import time
@@ -138,6 +140,57 @@ print("alive")
         process.stderr = None
         output, _ = process.communicate(timeout=30)
     assert output == b"alive\n"
+
+
+def test_nobody_waits_for_who_does_not_read() -> None:
+    """A log that is not read for a while keeps the program waiting for a moment; what is read says what was left out."""
+    script = """
+import sys, structlog
+from proxy import logs
+logs.configure("info")
+log = structlog.get_logger()
+for number in range(500):
+    log.info("x" * 500, number=number)
+print("alive", flush=True)
+sys.stdin.readline()
+log.info("last")
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", script],
+        cwd=PROJECT,
+        env=environment(),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdin is not None
+        try:
+            ready, *_ = select.select([process.stdout], [], [], 20)
+            assert ready, "it waits for its reader"
+            full = os.read(process.stderr.fileno(), 2**20)
+            process.stdin.write(b"\n")
+            process.stdin.close()
+            lines = [orjson.loads(line) for line in (full + process.stderr.read()).splitlines()]
+        finally:
+            process.kill()
+    kept = [line["number"] for line in lines if "number" in line]
+    assert kept == list(range(len(kept)))
+    assert 50 < len(kept) < 500
+    notice, last = lines[len(kept) :]
+    assert (notice["left_out"], last["event"]) == (500 - len(kept), "last")
+
+
+def test_standard_error_may_be_closed() -> None:
+    """A program that is started without one, as some schedulers do, runs."""
+    script = (
+        "import structlog; from proxy import logs; logs.configure('info'); structlog.get_logger().info('x');"
+        "logs.RequestLogger(is_debugging=False); print('alive')"
+    )
+    command = ["/bin/sh", "-c", 'exec "$0" -c "$1" 2>&-', sys.executable, script]
+    done = subprocess.run(command, cwd=PROJECT, env=environment(), capture_output=True, check=True)
+    assert done.stdout == b"alive\n"
 
 
 async def test_a_line_about_a_request_is_cheap(capfdbinary: pytest.CaptureFixture[bytes]) -> None:

@@ -56,6 +56,8 @@ def test_rate_limits_come_from_the_file_alone(config: Path, monkeypatch: pytest.
         ("ALLOWED_ORIGINS", "app.example.com"),
         ("ALLOWED_ORIGINS", "null"),
         ("TRUSTED_PROXIES", "balancer"),
+        ("TRUSTED_PROXIES", "10.0.0.1/8"),
+        ("OPENROUTER_BASE_URL", "ftp://s3cret-word"),
         ("FRONTEND_URL", "app.example.com"),
         ("SMTP_URL", "user:s3cret-word@mail.example.com"),
     ],
@@ -64,7 +66,7 @@ def test_rate_limits_come_from_the_file_alone(config: Path, monkeypatch: pytest.
 def test_a_bad_address_stops_the_start(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The line names the setting, and never shows a secret."""
     monkeypatch.setenv(name, value)
-    with pytest.raises(SettingsError, match=name) as raised:
+    with pytest.raises(SettingsError, match=rf"^{name}[.0-9]*: [^;]*$") as raised:
         load()
     assert "s3cret-word" not in str(raised.value)
 
@@ -142,6 +144,11 @@ def test_several_keys_of_a_provider_are_separated_by_commas(monkeypatch: pytest.
         ("usd_inr_rate: 901", "USD_INR_RATE"),
         ("jwt_expires_in: soon", "JWT_EXPIRES_IN"),
         ("jwt_expires_in: 9999999d", "JWT_EXPIRES_IN"),
+        ("jwt_expires_in: 0d", "JWT_EXPIRES_IN"),
+        ("catalog_refresh_seconds: .inf", "CATALOG_REFRESH_SECONDS"),
+        ("drain_seconds: .inf", "DRAIN_SECONDS"),
+        ("connections: {head_seconds: .inf}", "connections.head_seconds"),
+        ("providers: {x: {plugin: demo, timeouts: {total: .inf}}}", "providers.x.timeouts.total"),
         ("chat: {session_days: 10000000}", "chat.session_days"),
         ("rate_limits: {api: {requests: 1, seconds: 10000000000000}}", "rate_limits.api.seconds"),
         ("limits: {default_output_tokens: 100000000000000000000}", "limits.default_output_tokens"),
@@ -183,6 +190,16 @@ def test_a_secret_of_development_is_made_once(config: Path) -> None:
     assert (path.read_text(), path.stat().st_mode & 0o777) == (first, 0o600)
     assert first is not None
     assert len(first) >= 48
+
+
+def test_a_secret_that_was_cut_off_is_made_anew(config: Path) -> None:
+    """An empty file, as a full disk leaves it, is no secret: nobody could sign in."""
+    path = config.parent / "jwt_secret"
+    path.touch()
+    first = load().jwt_secret
+    assert first == load().jwt_secret == path.read_text()
+    assert len(first) >= 48
+    assert [each.name for each in path.parent.iterdir() if "jwt_secret" in each.name] == ["jwt_secret"]
 
 
 @pytest.mark.usefixtures("config")

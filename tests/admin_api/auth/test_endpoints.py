@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import Any
 
 import pytest
 
+from admin_api.auth.service import ensure_admin
 from admin_api.auth.sessions import end_sessions
+from proxy.clock import utc_now
 from proxy.core.routing import Role
 from proxy.documents import User
 from tests.admin_api.accounts import (
@@ -176,6 +179,16 @@ async def test_login_works_as_hard_for_everybody(mongodb_uri: str) -> None:
         least = {name: min(times) for name, times in work.items()}
         # The hash is nearly all of it; without it an answer would take a tenth.
         assert max(least.values()) < 1.6 * min(least.values()), least
+
+
+async def test_gateways_that_start_at_once_make_one_admin(mongodb_uri: str) -> None:
+    """Of several that find no admin at the same moment one makes him, and the others start as well."""
+    async with running_gateway(mongodb_uri) as gateway:
+        hasher = gateway.app.ctx.hasher
+        made = await asyncio.gather(
+            *(ensure_admin("root@example.com", PASSWORD, hasher, now=utc_now()) for _ in range(3))
+        )
+        assert sorted(made) == [False, False, True]
 
 
 async def test_logout(mongodb_uri: str) -> None:

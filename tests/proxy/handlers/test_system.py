@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from proxy.handlers.system import _is_private
 from tests.gateway import running_gateway
+from tests.proxy.metering.test_journal import full_disk
+from tests.proxy.stage import ask
 
 
 async def test_the_service_describes_itself(mongodb_uri: str) -> None:
@@ -19,6 +23,25 @@ async def test_the_service_describes_itself(mongodb_uri: str) -> None:
         ready = await gateway.http.get("/health/ready")
         assert (ready.status_code, ready.json()) == (200, {"status": "READY"})
         assert ready.headers["x-request-id"].startswith("req_")
+
+
+@pytest.mark.usefixtures("capsys")  # what is logged goes into a file otherwise, which cannot grow either
+async def test_who_cannot_keep_books_is_not_ready(mongodb_uri: str, tmp_path: Path) -> None:
+    """A gateway whose disk refuses its journal serves nobody, and so asks for nobody; when it is mended, it does."""
+    async with running_gateway(mongodb_uri, data_dir=tmp_path) as gateway:
+        assert (await gateway.http.get("/health/ready")).status_code == 200
+        with full_disk(1):
+            unready = await gateway.http.get("/health/ready")
+            reason = "The gateway cannot keep its books; try again later."
+            assert (unready.status_code, unready.json()) == (
+                503,
+                {"status": "UNAVAILABLE", "reason": reason},
+            )
+            assert (await gateway.http.get("/health")).status_code == 200
+        assert (await gateway.http.get("/health/ready")).status_code == 200
+        key = await gateway.key()
+        assert (await gateway.chat(key, ask("demo/echo"))).status_code == 200
+        assert len(await gateway.events()) == 1
 
 
 async def test_metrics_need_their_token(mongodb_uri: str) -> None:

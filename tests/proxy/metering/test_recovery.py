@@ -130,6 +130,22 @@ async def test_recovery_may_die_at_every_step(mongodb_uri: str, tmp_path: Path, 
         assert (await rolled_up(books, f"day:api:{USER}:{day}:openrouter:some/model"))["requests"] == 4
 
 
+async def test_a_journal_that_cannot_be_opened_is_passed_over(mongodb_uri: str, tmp_path: Path) -> None:
+    """What the gateway of another user has left keeps nobody from finishing the others, nor from ending well."""
+    async with connected(mongodb_uri) as books:
+        async with leased(mongodb_uri, tmp_path) as dying:
+            for reservation in [await dying.reserve(want()) for _ in range(2)]:
+                await dying.settle(reservation, settlement())
+            await die(dying)
+        foreign = tmp_path / ("0" * 16)  # the first to be looked at
+        (foreign / "lock").mkdir(parents=True)  # to root, too, nothing that opens
+        async with leased(mongodb_uri, tmp_path):
+            await until(lambda: has_kind(books, "usage"))
+        assert len(await books.events()) == 2
+        await books.assert_exact()
+        assert journal.names(tmp_path) == [foreign.name]
+
+
 async def test_a_lost_worker_is_booked_and_corrected(
     mongodb_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

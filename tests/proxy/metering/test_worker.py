@@ -19,7 +19,7 @@ from proxy.metering import group_commit
 from proxy.metering import worker as worker_module
 from proxy.metering.contract import Progress
 from proxy.metering.heartbeat import Heartbeat
-from proxy.metering.journal import FoundJournal, Journal
+from proxy.metering.journal import FoundJournal, Journal, JournalError
 from proxy.metering.worker import Worker
 from tests.gateway import provider_settings, running_gateway
 from tests.proxy.metering.meters import USER, Books, connected, leased, settlement, want
@@ -157,10 +157,13 @@ async def test_on_a_full_disk_nobody_is_served_and_nothing_is_lost(mongodb_uri: 
         with full_disk(SEGMENT - 1):
             with pytest.raises(Unavailable, match="cannot keep its books"):
                 await serve_for_ever()
+            with pytest.raises(JournalError, match="cannot grow"):
+                worker.journal.check()
             for reservation in running:
                 worker.settle(reservation, settlement())
             await worker.commit_all(10)
         assert len(await books.events()) == served + 3
+        worker.journal.check()
         again = await worker.reserve(want())
         worker.settle(again, settlement())
         await worker.commit_all(10)
@@ -195,6 +198,8 @@ async def test_nobody_is_admitted_past_what_may_wait_to_be_written(
             worker.settle(reservation, settlement())
         with pytest.raises(Unavailable, match="behind with its books"):
             await worker.reserve(want())
+        with pytest.raises(Unavailable, match="behind with its books"):
+            worker.check()
         worker.settle(running[3], settlement())
         assert worker.backlog == 4
         await worker.flush()
