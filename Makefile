@@ -16,7 +16,7 @@ run: ## Install what is needed and start the gateway on http://localhost:5000
 
 test: ## Run the tests, in under five minutes (a part of them: make test ARGS="tests/proxy -k stream")
 	@sh tools/bootstrap.sh dev
-	@$(python) -m pytest -n 3 --dist worksteal -m "not long" $(ARGS)
+	@$(python) -m pytest -n 4 --dist worksteal -m "not long" $(ARGS)
 
 test-long: ## Run the tests that take longest: schemathesis, installations, nginx, Prometheus, more ways to end
 	@sh tools/bootstrap.sh dev

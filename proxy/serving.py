@@ -87,7 +87,9 @@ class _Run:
         signal.pthread_sigmask(signal.SIG_BLOCK, ending)
 
     async def _serve(self, server: Server) -> None:
-        if await self._unless_stopped(start(server)):
+        if await self._unless_stopped(_prepare(server)):
+            # From here on there may be somebody in line, who is not to be reset by an end that comes early.
+            await _open(server)
             if self._parent is not None:
                 with suppress(ConnectionError):  # it has ended, and `_hear` hears of it
                     self._parent.send(READY)
@@ -143,8 +145,16 @@ async def create_server(app: App, listener: socket.socket) -> Server:
 
 async def start(server: Server) -> None:
     """Open the parts of the application, then the door."""
+    await _prepare(server)
+    await _open(server)
+
+
+async def _prepare(server: Server) -> None:
     await server.startup()
     await server.before_start()
+
+
+async def _open(server: Server) -> None:
     await _listen(server)
     await server.after_start()
 

@@ -225,7 +225,7 @@ def test_a_stream_outlives_sigterm(
         assert "Traceback" not in server.log.read_text()
 
 
-@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize("workers", [pytest.param("1", marks=pytest.mark.long), "2"])
 def test_a_terminal_that_is_closed_leaves_no_database_behind(tmp_path: Path, workers: str) -> None:
     """SIGHUP to all of its processes ends a gateway as SIGTERM does, its MongoDB included."""
     with serving_process(tmp_path, WORKERS=workers) as server:
@@ -250,7 +250,7 @@ def test_a_start_that_is_ended_leaves_no_database_behind(tmp_path: Path, number:
     assert log.read_text() == ""
 
 
-@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize("workers", ["1", pytest.param("2", marks=pytest.mark.long)])
 @pytest.mark.parametrize("where", ["&-", "/dev/full"])
 def test_nobody_has_to_be_told(tmp_path: Path, mongodb_uri: str, where: str, workers: str) -> None:
     """A gateway whose standard output is closed, or on a full disk, serves and ends well."""

@@ -289,6 +289,7 @@ def silent_database() -> Iterator[str]:
         yield f"mongodb://127.0.0.1:{listener.getsockname()[1]}/aipasta?directConnection=true"
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("production_timeouts")
 async def test_a_start_that_fails_is_tried_again(mongodb_uri: str, silent_database: str) -> None:
     """Without its database it answers 503 in the right shape, and with it, the next request is served."""

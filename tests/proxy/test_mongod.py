@@ -393,6 +393,7 @@ def test_port_is_not_exchanged_under_a_running_gateway(data_dir: Path) -> None:
         assert read(database.uri) == ["kept"]
 
 
+@pytest.mark.long
 def test_port_that_was_only_written_down_is_used(data_dir: Path) -> None:
     """A crash between writing the port and starting mongod costs nothing."""
     (data_dir / "mongodb").mkdir(parents=True)
@@ -472,6 +473,7 @@ def test_mongod_that_does_not_stop_is_killed(data_dir: Path, monkeypatch: pytest
         assert read(database.uri) == ["kept"]
 
 
+@pytest.mark.long
 def test_forked_worker_does_not_leave_for_its_parent(data_dir: Path) -> None:
     """The end of the `with` in a forked process changes nothing for the process that forked it."""
     program = f"""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import subprocess
+import sys
 from contextlib import ExitStack
 
 from sanic import HTTPResponse, Request
@@ -17,6 +19,7 @@ from tests.gateway import JWT_SECRET
 from tests.proxy.bare_app import application
 from tests.proxy.stage import MINI, ask, staged
 from tests.raw import connected, statuses
+from tests.server_process import PROJECT
 from tests.upstreams import Behaviour
 
 HEALTH = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -94,6 +97,42 @@ async def test_who_stands_in_line_is_let_in() -> None:
                 place.sendall(HEALTH)
             await serving.stop(server, 1)
             assert {statuses(place.recv(2**16))[0] for place in places} == {200}
+
+
+IMPATIENT = """
+import asyncio, os, signal, socket
+from proxy import serving
+from proxy.settings import Settings
+from sanic.response import text
+from tests.proxy.bare_app import application
+
+async def health(request):
+    return text("well")
+
+async def ask(app):
+    reader, writer = await asyncio.open_connection(*listener.getsockname())
+    writer.write(b"GET /health HTTP/1.1\\r\\nHost: x\\r\\n\\r\\n")
+    os.kill(os.getpid(), signal.SIGTERM)
+    await asyncio.sleep(0.1)
+    app.ctx.answer = asyncio.create_task(reader.readline())
+
+async def tell(app):
+    print(await app.ctx.answer)
+
+app = application(health)
+app.after_server_start(ask)
+app.after_server_stop(tell)
+listener = socket.socket()
+listener.bind(("127.0.0.1", 0))
+serving.run(app, listener, Settings(jwt_secret="x" * 32))
+"""
+
+
+def test_who_comes_before_an_early_end_is_answered() -> None:
+    """A process that is told to end as soon as it listens still answers whoever it has let in."""
+    command = [sys.executable, "-c", IMPATIENT]
+    ended = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=60, check=False)
+    assert (ended.returncode, ended.stdout) == (0, "b'HTTP/1.1 200 OK\\r\\n'\n"), ended.stderr
 
 
 async def health(_request: Request) -> HTTPResponse:

@@ -92,6 +92,7 @@ def test_two_workers_are_one_gateway(tmp_path: Path) -> None:
     assert "Traceback" not in log
 
 
+@pytest.mark.long
 def test_fifty_a_day_are_fifty_over_two_workers(tmp_path: Path) -> None:
     """A limit holds to the last request, whichever worker gets it."""
     with serving_process(tmp_path, WORKERS="2") as server:

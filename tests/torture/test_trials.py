@@ -33,6 +33,7 @@ async def test_kills_lose_and_double_nothing(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.long
 async def test_a_provider_that_cheats_is_booked_and_stopped(tmp_path: Path) -> None:
     """What a provider charges above a hold is booked, flagged, and ends the key's budget."""
     assert_holds(await trials.cheat(tmp_path, random.Random(SEED)))

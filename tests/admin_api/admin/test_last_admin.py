@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+import pytest
+
 from admin_api.admin.last_admin import LOCKS
 from proxy.core.routing import Role
 from tests.admin_api.accounts import message_of, signed_in
 from tests.gateway import running_gateway
 
 
+@pytest.mark.long
 async def test_a_lease_ends_by_itself_and_not_before(mongodb_uri: str) -> None:
     """What a dead process holds is free again in time; until then others get 409 and nothing is changed."""
     async with running_gateway(mongodb_uri) as gateway:

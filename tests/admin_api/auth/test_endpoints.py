@@ -164,6 +164,7 @@ async def test_login_says_nothing_about_who_exists(mongodb_uri: str) -> None:
         assert message_of(refused, 401) == "Your account has been deactivated. Please contact support."
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("production_passwords")
 async def test_login_works_as_hard_for_everybody(mongodb_uri: str) -> None:
     """Unknown, disabled and known accounts cost the same: the hash, and as many looks at the database."""
