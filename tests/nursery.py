@@ -143,6 +143,8 @@ def _serve(line: socket.socket) -> int:
 
 def _become(order: Mapping[str, Any], files: Sequence[int]) -> int:
     os.setsid()
+    # Where the tests run under `nohup`, what they start would inherit that it is ignored.
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     for number, file in zip((1, 2), files, strict=True):
         os.dup2(file, number)
         os.close(file)
