@@ -160,6 +160,7 @@ def _remains() -> Iterator[None]:
 LONG_WAITS = (
     "tests/test_bootstrap.py",
     "tests/fuzz/test_run.py",
+    "tests/test_ends.py",
     "tests/test_process.py",
     "tests/proxy/test_mongod.py",
     "tests/torture/test_trials.py",

@@ -18,12 +18,14 @@ from typing import Any, BinaryIO
 
 import httpx
 from openai import OpenAI
+from pymongo import MongoClient
 
 from tests.nursery import Child, Nursery
 
 Process = subprocess.Popen[bytes] | Child
 PROJECT = Path(__file__).resolve().parent.parent
 PASSWORD = "a long secret of mine"
+ADMIN = {"ADMIN_EMAIL": "root@example.com", "ADMIN_PASSWORD": PASSWORD}
 START_SECONDS = 40.0
 _PORTS = range(10_000, 27_000)  # below those of outgoing connections, and of MongoDB
 
@@ -200,3 +202,30 @@ def _texts(value: Any) -> Iterator[str]:
     elif isinstance(value, dict):
         for child in value.values():
             yield from _texts(child)
+
+
+@contextmanager
+def database_at(uri: str) -> Iterator[Any]:
+    """Connect to the database of a gateway from beside it."""
+    with MongoClient[dict[str, Any]](uri, tz_aware=True) as client:
+        yield client.get_default_database()
+
+
+def events_at(uri: str, count: int) -> list[dict[str, Any]]:
+    """Wait until that many usage events are in a database, and return them, oldest first."""
+    deadline = time.monotonic() + 90
+    with database_at(uri) as database:
+        while True:
+            events: list[dict[str, Any]] = list(database["usageevents"].find().sort("at"))
+            if len(events) >= count or time.monotonic() > deadline:
+                assert len(events) == count, [event["outcome"] for event in events]
+                return events
+            time.sleep(0.05)
+
+
+def assert_one_line(said: str, named: str = "") -> None:
+    """Assert that a command has failed in one line, which names what is wrong and no secret."""
+    assert said.startswith("error: ")
+    assert said.count("\n") == 1, said
+    assert named in said
+    assert "0123456789-abcdef" not in said

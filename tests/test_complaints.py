@@ -59,9 +59,9 @@ COVERED = {
         "proxy/metering/test_recovery.py::test_recovery_may_die_at_every_step",
     ),
     "a shutdown or a restart loses spend": (
-        "test_process.py::test_a_stream_outlives_sigterm",
-        "test_process.py::test_a_killed_stream_is_closed_after_the_restart",
-        "test_process.py::test_a_stream_longer_than_the_drain_is_ended",
+        "test_ends.py::test_a_stream_outlives_sigterm",
+        "test_ends.py::test_a_killed_stream_is_closed_after_the_restart",
+        "test_ends.py::test_a_stream_longer_than_the_drain_is_ended",
     ),
     "a failure of the database loses spend": (
         "torture/test_trials.py::test_kills_lose_and_double_nothing",

@@ -1,4 +1,4 @@
-"""Tests of proxy/__main__.py: what the command line understands. What it does is shown in tests/test_process.py."""
+"""Tests of proxy/__main__.py: what the command line understands. What it does is shown in tests/test_commands.py."""
 
 from __future__ import annotations
 

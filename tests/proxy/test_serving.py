@@ -1,4 +1,4 @@
-"""Tests of proxy/serving.py in the test's own loop; what a process makes of signals is in tests/test_process.py."""
+"""Tests of proxy/serving.py in the test's own loop; what a process makes of signals is in tests/test_ends.py."""
 
 from __future__ import annotations
 

@@ -17,8 +17,16 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families as families
 
 from tests.proxy.stage import ask
-from tests.server_process import ServerProcess, free_port, run_command, serving_process, start_process
-from tests.test_process import ADMIN, assert_one_line, streaming
+from tests.server_process import (
+    ADMIN,
+    ServerProcess,
+    assert_one_line,
+    free_port,
+    run_command,
+    serving_process,
+    start_process,
+)
+from tests.test_ends import streaming
 from tests.upstreams import Behaviour, OpenRouter
 
 HELLO: Any = ask("demo/echo")
@@ -158,11 +166,11 @@ def test_what_cannot_start_is_one_line(tmp_path: Path, mongodb_uri: str) -> None
         port = str(taken.getsockname()[1])
         finished = run_command(tmp_path, "serve", PORT=port, **settings)
         assert (finished.returncode, port in finished.stderr) == (1, True)
-        assert_one_line(finished)
+        assert_one_line(finished.stderr)
     (tmp_path / "config.yaml").write_text("providers: {x: {plugin: nobody}}\n")
     finished = run_command(tmp_path, "serve", PORT=str(free_port()), **settings)
     assert (finished.returncode, "no plugin 'nobody'" in finished.stderr) == (1, True)
-    assert_one_line(finished)
+    assert_one_line(finished.stderr)
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])

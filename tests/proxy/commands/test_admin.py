@@ -1,4 +1,4 @@
-"""Tests of proxy/commands/admin.py and keys.py: whom an address means. The rest is shown in tests/test_process.py."""
+"""Tests of proxy/commands/admin.py and keys.py: whom an address means. The rest is shown in tests/test_commands.py."""
 
 from __future__ import annotations
 
