@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 
 import orjson
 
+from plugins import lenient
 from plugins.bodies import CAP_FIELDS, HEADERS, PATHS, chat_body, plain_body
 from plugins.contract import (
     Api,
@@ -29,7 +30,7 @@ from plugins.contract import (
     UpstreamRequest,
     Usage,
 )
-from plugins.reading import amount, count, first, get, parsed, text, texts, usage
+from plugins.reading import amount, count, first, get, text, texts, usage
 
 CONTEXT_FIELDS = ("context_length", "max_model_len", "context_window", "max_context_length")
 PRICE_FIELDS = frozenset(each.name for each in fields(Price)) - {"discount", "overrides"}
@@ -138,7 +139,7 @@ class OpenAICompatible:
 
     def read_models(self, body: bytes) -> Sequence[ModelInfo]:
         """Read a model list; entries that make no sense are left out, and a configured price wins."""
-        document = parsed(body)
+        document = lenient.loads(body)
         # Together answers with a bare list; Ollama without models has `data: null`.
         entries = document if isinstance(document, list) else get(document, "data")
         if entries is None and get(document, "object") == "list":

@@ -5,12 +5,9 @@ Law: what makes no sense is unknown, and never an exception.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from decimal import Decimal, InvalidOperation
 from typing import Any, TypeVar
-
-import orjson
 
 from plugins.contract import Json, Usage
 
@@ -22,19 +19,6 @@ LEAST_EXPONENT = -18
 MOST_DIGITS = 28
 MOST_TOKENS = 10**10
 _NO_MEMBERS: Json = {}
-
-
-def parsed(body: bytes) -> Any:
-    """Parse JSON, also with half a surrogate pair in it, which JavaScript leaves where it cuts a text; or raise `ValueError`."""
-    try:
-        return orjson.loads(body)
-    except orjson.JSONDecodeError:
-        if b"\\u" not in body:
-            raise
-    try:
-        return orjson.loads(json.dumps(json.loads(body), ensure_ascii=False).encode(errors="replace"))
-    except RecursionError:
-        raise ValueError("JSON that is nested too deep") from None
 
 
 def get(holder: object, key: str) -> Any:

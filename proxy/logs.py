@@ -121,6 +121,8 @@ class _StandardError:
         self._patience, self._patient_at = MOST_PATIENCE, time.monotonic()
 
     def write(self, line: bytes | str) -> None:
+        if sys.stderr is None:
+            return
         text = line if isinstance(line, bytes) else line.encode(errors="backslashreplace")
         try:
             descriptor = _descriptor()
@@ -129,7 +131,7 @@ class _StandardError:
             else:
                 for piece in _pieces(text):
                     self._write_piece(descriptor, piece)
-        except (OSError, ValueError, AttributeError):  # broken, or closed, or never there
+        except (OSError, ValueError):  # broken, or closed
             return
 
     def flush(self) -> None:

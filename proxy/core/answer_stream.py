@@ -11,12 +11,12 @@ stream calls it, settles the bill, and sends them only then. What an API's event
 
 from __future__ import annotations
 
-import json
 from abc import ABC, abstractmethod
 from typing import Any, Final
 
 import orjson
 
+from plugins import lenient
 from plugins.contract import Failure, FailureKind, Json, Provider, Usage
 from proxy.core.lines import LineDecoder
 from proxy.core.sse import Event, EventTooLarge, SseDecoder
@@ -190,19 +190,14 @@ def name_in(value: Any) -> str | None:
 
 
 def parse(data: bytes) -> Any:
-    """Parse JSON; `None` if it is none."""
+    """Parse JSON, also with half a character in it; `None` if it is none."""
     try:
         return orjson.loads(data)
     except orjson.JSONDecodeError:
-        return _parse_half_character(data) if b"\\u" in data else None
-
-
-def _parse_half_character(data: bytes) -> Any:
-    """Parse JSON with half a surrogate pair in it: JavaScript servers cut emoji in two, and the SDKs accept it."""
+        pass
     try:
-        tree = json.loads(data.decode())
-        return orjson.loads(json.dumps(tree, ensure_ascii=False).encode(errors="replace"))
-    except (ValueError, RecursionError):
+        return lenient.loads(data)
+    except ValueError:
         return None
 
 

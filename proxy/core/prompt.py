@@ -71,6 +71,7 @@ def measure(items: Iterable[Any], body: Mapping[str, Any], *, besides: frozenset
         if value is not None and name not in _NO_PROMPT and name not in besides:
             text += size(value)
     if body.get("tools") or body.get("functions"):
+        # As so many bytes, none of which makes more than a token.
         text += TOOL_PROMPT_TOKENS
     return Prompt(text, count, media["image"], media["audio"], media["file"])
 

@@ -6,11 +6,8 @@ wrote the plugin. One that stumbles over what a provider sent fails the answer, 
 
 from __future__ import annotations
 
-import json
-
-import orjson
-
-from plugins.contract import Framing, Json, Provider, Translator
+from plugins import lenient
+from plugins.contract import Framing, Provider, Translator
 from proxy.core.answer_stream import DONE, MALFORMED, MOST_EVENT_BYTES
 from proxy.core.lines import LineDecoder
 from proxy.core.sse import Event
@@ -23,7 +20,7 @@ _STUMBLES = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeE
 def translate(translator: Translator, body: bytes) -> bytes:
     """Translate a whole answer; nothing where that is impossible, which is no answer."""
     try:
-        return _written(translator.answer(body))
+        return lenient.dumps(translator.answer(body))
     except _STUMBLES:
         return b""
 
@@ -65,15 +62,7 @@ class TranslatedStream(ChatStream):
 
     def _chunks(self, piece: bytes) -> list[Event]:
         try:
-            return [Event(_written(chunk)) for chunk in self._translator.chunks(piece)]
+            return [Event(lenient.dumps(chunk)) for chunk in self._translator.chunks(piece)]
         except _STUMBLES:
             self._fail(MALFORMED)
             return []
-
-
-def _written(frame: Json) -> bytes:
-    """Write JSON, also with half of a surrogate pair in it, which Python's own parser reads and orjson does not write."""
-    try:
-        return orjson.dumps(frame)
-    except orjson.JSONEncodeError:
-        return json.dumps(frame).encode()
