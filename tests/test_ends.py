@@ -70,7 +70,7 @@ def close_the_terminal(server: ServerProcess) -> None:
     server.signal_group(signal.SIGHUP)
 
 
-@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize("workers", [pytest.param("1", marks=pytest.mark.long), "2"])
 @pytest.mark.parametrize(
     "end",
     [

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Mapping
 
 import httpx
+import pytest
 
 from admin_api.openapi.document import routes
 from proxy.auth import FRESH_SECONDS
@@ -94,6 +95,7 @@ async def test_every_route_of_the_data_plane_asks_where_from(mongodb_uri: str) -
         assert not stage.openrouter.books
 
 
+@pytest.mark.long
 async def test_a_change_of_the_addresses_counts_within_a_second(mongodb_uri: str) -> None:
     """The owner ties a key that is in use to addresses, moves it, and frees it again; every worker follows."""
     async with staged(mongodb_uri) as stage:

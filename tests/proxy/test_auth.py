@@ -162,6 +162,7 @@ async def becomes(gateway: RunningGateway, path: str, status: int) -> None:
             await asyncio.sleep(0.05)
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("production_timeouts")
 async def test_a_frozen_database_is_503_and_never_401(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch

@@ -205,6 +205,7 @@ async def test_a_cut_whole_answer_is_billed_as_what_it_was(mongodb_uri: str, cut
         assert event["costUsd"].to_decimal() > 0
 
 
+@pytest.mark.long
 async def test_silence_ends_an_exchange(mongodb_uri: str) -> None:
     """No head, no first event, a stall in the middle, and dripping for ever each end in a timeout."""
     async with staged(mongodb_uri, timeouts=IMPATIENT) as stage:

@@ -245,6 +245,7 @@ def test_who_has_left_revives_nothing(data_dir: Path) -> None:
     assert mongods(data_dir) == []
 
 
+@pytest.mark.long
 def test_keeps_data_and_port_over_a_restart(data_dir: Path) -> None:
     """What was written is there at the next start, at the same address."""
     with embedded_mongod(data_dir) as database:
@@ -329,6 +330,7 @@ def test_mongod_that_was_started_and_never_configured_is_taken_over(data_dir: Pa
         assert mongods(data_dir) == running
 
 
+@pytest.mark.long
 def test_unclean_stop_recovers_at_the_next_start(data_dir: Path) -> None:
     """After kill -9 of gateway and mongod, what a majority acknowledged is there."""
     with Gateway(data_dir) as gateway:
@@ -339,6 +341,7 @@ def test_unclean_stop_recovers_at_the_next_start(data_dir: Path) -> None:
         assert read(database.uri) == ["acknowledged"]
 
 
+@pytest.mark.long
 def test_killed_mongod_is_revived_by_exactly_one_of_its_users(data_dir: Path) -> None:
     """However many processes and threads notice that mongod died, one brings it back, at the same address."""
     with embedded_mongod(data_dir) as database, Gateway(data_dir) as other:

@@ -249,6 +249,7 @@ async def test_a_gateway_that_stops_finishes_its_turns(mongodb_uri: str) -> None
         assert refused.headers["retry-after"] == "1"
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("production_timeouts")
 async def test_a_database_that_is_away_for_a_while(mongodb_uri: str) -> None:
     """An answer that cannot be stored at once is given all the same, and stored when the database answers again."""
