@@ -106,11 +106,12 @@ def test_a_stream_outlives_sigterm(
             for _ in range(50):
                 idle.enter_context(socket.create_connection(address))
             end(server)
-            while httpx.get(f"{server.base_url}/health/ready").status_code == 200:
-                time.sleep(0.02)  # a signal takes its way through the parent to the workers
             for path in ("/v1/models", "/api/auth/me", "/health/ready"):
-                refused = httpx.get(f"{server.base_url}{path}")
-                assert (refused.status_code, refused.headers["connection"]) == (503, "close")
+                # A signal takes its way through the parent, and reaches one worker before the other.
+                while (answer := httpx.get(f"{server.base_url}{path}")).status_code != 503:
+                    assert answer.status_code in {200, 401}
+                    time.sleep(0.02)
+                assert answer.headers["connection"] == "close"
             assert httpx.get(f"{server.base_url}/health").status_code == 200
             assert server.process.wait(pieces * 0.2 + 15) == 0
             for thread in threads:

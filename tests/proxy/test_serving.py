@@ -73,14 +73,15 @@ async def test_who_came_a_moment_ago_is_answered() -> None:
         server = await serving.create_server(app, listener)
         await serving.start(server)
         base_url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        async with connected(base_url) as newcomer, connected(base_url) as silent:
-            while len(server.connections) < 2:  # noqa: ASYNC110  whoever is accepted tells nobody
+        async with connected(base_url) as quick, connected(base_url) as slow, connected(base_url) as silent:
+            while len(server.connections) < 3:  # noqa: ASYNC110  whoever is accepted tells nobody
                 await asyncio.sleep(0)
             ending = asyncio.create_task(serving.stop(server, 1))
-            await asyncio.sleep(0)
-            await newcomer.send(HEALTH)
-            answer = await newcomer.rest()
-            assert (statuses(answer), b"connection: close" in answer) == ([200], True)
+            for newcomer, thinks in ((quick, 0), (slow, 0.5)):
+                await asyncio.sleep(thinks)
+                await newcomer.send(HEALTH)
+                answer = await newcomer.rest()
+                assert (statuses(answer), b"connection: close" in answer) == ([200], True)
             assert await silent.rest() == b""
             await ending
 
