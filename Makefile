@@ -16,11 +16,11 @@ run: ## Install what is needed and start the gateway on http://localhost:5000
 
 test: ## Run the tests, in under five minutes (a part of them: make test ARGS="tests/proxy -k stream")
 	@sh tools/bootstrap.sh dev
-	@$(python) -m pytest -n 4 --dist worksteal -m "not long" $(ARGS)
+	@$(python) -m pytest -n 4 --dist worksteal --hypothesis-profile quick -m "not long" $(ARGS)
 
-test-long: ## Run the tests that take longest: schemathesis, installations, nginx, Prometheus, more ways to end
+test-long: ## Run the tests that take longest: schemathesis, nginx, more ways to end, and four times the examples
 	@sh tools/bootstrap.sh dev
-	@$(python) -m pytest -n 2 --dist worksteal -m long $(ARGS)
+	@$(python) -m pytest -n 2 --dist worksteal -m "long or hypothesis" $(ARGS)
 
 torture: ## Torture the meter with kills, freezes and cheats, about five minutes (make torture ARGS="--minutes 1 --seed 7")
 	@sh tools/bootstrap.sh dev

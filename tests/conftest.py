@@ -13,6 +13,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 
 import certifi
+import hypothesis
 import pytest
 
 from admin_api import counters
@@ -23,6 +24,9 @@ from proxy.settings import Settings
 from tests.databases import Databases
 from tests.nursery import Nursery
 from tests.server_process import Starter, environment
+
+# A quarter of the examples: `make test` finds most with them, and `make test-long` tries all.
+hypothesis.settings.register_profile("quick", max_examples=25)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -7,6 +7,7 @@ that. So a database goes from test to test, and keeps the collections whose inde
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from typing import Any
 
 from pymongo import MongoClient
@@ -41,12 +42,13 @@ class Databases:
         """Empty a database, and take out of it the collections whose indexes a test has changed."""
         store = self._client[name]
         store.command("profile", 0)
-        store.drop_collection("system.profile")
-        for collection, indexes in self._structure_of(name).items():
-            if indexes == self._structure.get(collection, indexes):
-                store[collection].delete_many({})
-            else:
+        structure = self._structure_of(name)
+        full = self._full(name, structure)
+        for collection, indexes in structure.items():
+            if indexes != self._structure.get(collection, indexes) or collection == "system.profile":
                 store.drop_collection(collection)
+            elif collection in full:
+                store[collection].delete_many({})
         self._free.append(name)
 
     def drop(self, uri: str) -> None:
@@ -62,11 +64,20 @@ class Databases:
         self._client.close()
 
     def _structure_of(self, name: str) -> dict[str, Indexes]:
-        store = self._client[name]
+        """Return the indexes of each collection, all by one command."""
+        catalogue = self._client["admin"].aggregate([{"$listCatalog": {}}, {"$match": {"db": name}}])
         return {
-            collection: dict(store[collection].index_information())
-            for collection in store.list_collection_names()
+            entry["name"]: {index["spec"]["name"]: index["spec"] for index in entry["md"]["indexes"]}
+            for entry in catalogue
         }
+
+    def _full(self, name: str, collections: Iterable[str]) -> set[str]:
+        """Return those of some collections in which there is anything, by one command too."""
+        unions = [
+            {"$unionWith": {"coll": each, "pipeline": [{"$limit": 1}, {"$project": {"_id": 0, "in": each}}]}}
+            for each in collections
+        ]
+        return {entry["in"] for entry in self._client[name]["nothing"].aggregate(unions)}
 
     async def _prepare(self, name: str) -> None:
         client = database.connect(self.uri(name))

@@ -125,7 +125,8 @@ def test_a_stream_outlives_sigterm(
         assert "Traceback" not in server.log.read_text()
 
 
-@pytest.mark.parametrize("workers", [pytest.param("1", marks=pytest.mark.long), "2"])
+@pytest.mark.long
+@pytest.mark.parametrize("workers", ["1", "2"])
 def test_a_terminal_that_is_closed_leaves_no_database_behind(tmp_path: Path, workers: str) -> None:
     """SIGHUP to all of its processes ends a gateway as SIGTERM does, its MongoDB included."""
     with serving_process(tmp_path, WORKERS=workers) as server:

@@ -107,7 +107,7 @@ def test_against_the_providers(tmp_path: Path, mongodb_uri: str) -> None:
 
 
 @pytest.mark.parametrize("workers", ["1", pytest.param("2", marks=pytest.mark.long)])
-@pytest.mark.parametrize("where", ["&-", "/dev/full"])
+@pytest.mark.parametrize("where", ["&-", pytest.param("/dev/full", marks=pytest.mark.long)])
 def test_nobody_has_to_be_told(tmp_path: Path, mongodb_uri: str, where: str, workers: str) -> None:
     """A gateway whose standard output is closed, or on a full disk, serves and ends well."""
     port = free_port()
@@ -158,6 +158,7 @@ def test_a_burst_of_connections_waits_in_line(tmp_path: Path, mongodb_uri: str) 
         assert httpx.get(f"{server.base_url}/health").status_code == 200
 
 
+@pytest.mark.long
 def test_a_database_without_a_replica_set_will_do(tmp_path: Path) -> None:
     """MONGODB_URI may name a standalone server: accounts, keys, answers and events work there too."""
     with standalone_mongod(tmp_path / "db") as uri, serving_process(tmp_path, MONGODB_URI=uri) as server:

@@ -23,6 +23,7 @@ from proxy.core.routing import Role
 from tests.gateway import RunningGateway, provider_settings, running_gateway
 from tests.parrot import ParrotServer, serving_parrot
 
+pytestmark = pytest.mark.long
 PACKAGE = Path(__file__).parent / "third_party"
 README = Path(__file__).parent.parent / "README.md"
 ASKED: dict[str, Any] = {

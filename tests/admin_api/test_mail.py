@@ -85,7 +85,7 @@ async def test_a_mail_arrives() -> None:
 
 @given(st.lists(TYPED, min_size=20, max_size=40))
 @example(ENCODED_WORDS)
-@settings(max_examples=20, deadline=None, phases=[Phase.explicit, Phase.generate])
+@settings(max_examples=settings().max_examples // 5, deadline=None, phases=[Phase.explicit, Phase.generate])
 async def test_a_mail_goes_to_the_stored_address(typed: list[str]) -> None:
     """Whatever passes for an address is the one recipient, letter by letter, in the envelope and in the mail."""
     recorder = Recorder()

@@ -235,6 +235,7 @@ def test_busy_directory_is_given_up(
             pass
 
 
+@pytest.mark.long
 def test_who_has_left_revives_nothing(data_dir: Path) -> None:
     """After the `with` there is no mongod, and a late look after it, or a second end, changes nothing."""
     with embedded_mongod(data_dir) as database:
@@ -279,6 +280,7 @@ def test_many_starting_at_once_get_one_mongod(data_dir: Path) -> None:
     assert mongods(data_dir) == []
 
 
+@pytest.mark.long
 def test_interrupt_at_the_terminal_does_not_reach_mongod(data_dir: Path) -> None:
     """Ctrl-C goes to the gateway's process group, so that the gateway can drain with its database."""
     with Gateway(data_dir) as gateway:
@@ -317,6 +319,7 @@ def test_gateway_killed_at_any_moment_of_its_start_leaves_a_usable_directory(dat
         assert len(read(database.uri)) == len(range(150, 500, 100))
 
 
+@pytest.mark.long
 def test_mongod_that_was_started_and_never_configured_is_taken_over(data_dir: Path) -> None:
     """A start that ended between mongod's start and the replica set's birth is finished by the next one."""
     binary = find_binary()
@@ -445,6 +448,7 @@ def test_somebody_elses_mongod_is_not_taken_for_ours(
     assert mongods(data_dir) == []
 
 
+@pytest.mark.long
 def test_process_that_merely_has_the_recorded_number_is_left_alone(data_dir: Path) -> None:
     """A lock file that names a process which is not our mongod gets nobody killed."""
     lock_file = data_dir / "mongodb" / "data" / "mongod.lock"

@@ -112,7 +112,7 @@ GARBAGE = st.lists(
 
 
 @given(GARBAGE, st.sampled_from(PROVIDERS), st.data())
-@settings(max_examples=100, deadline=None)
+@settings(deadline=None)
 def test_garbage(data: bytes, provider: Provider, draw: st.DataObject) -> None:
     """No bytes raise, no cut changes what comes of them, and only a clean end closes."""
     outcome = run(cut(data, draw.draw(cuts(data))), provider=provider)

@@ -33,7 +33,7 @@ def _unread(data: bytes) -> Outcome:
 
 
 @given(TEXTS, st.booleans(), st.booleans())
-@settings(max_examples=100, deadline=None)
+@settings(deadline=None)
 def test_texts(texts: list[str], is_ascii: bool, is_airy: bool) -> None:  # noqa: FBT001  hypothesis calls it
     """Any texts arrive as they were sent, and every byte of them is counted."""
     separators = (", ", ": ") if is_airy else (",", ":")
@@ -45,7 +45,7 @@ def test_texts(texts: list[str], is_ascii: bool, is_airy: bool) -> None:  # noqa
 
 
 @given(st.lists(st.binary(max_size=6).filter(lambda raw: b"\n" not in raw and b"\r" not in raw), max_size=5))
-@settings(max_examples=100, deadline=None)
+@settings(deadline=None)
 def test_bytes(pieces: list[bytes]) -> None:
     """What is no JSON fails a stream, however well it fits between what was there before."""
     data = _stream(_chunk(b"word"), *map(_chunk, pieces))
@@ -144,7 +144,7 @@ def test_words_cost_no_parsing() -> None:
 
 
 @given(TEXTS, st.booleans())
-@settings(max_examples=100, deadline=None)
+@settings(deadline=None)
 def test_chunks_that_come_by_themselves(texts: list[str], is_ascii: bool) -> None:  # noqa: FBT001  likewise
     """Cut between its chunks or within them, a stream means the same."""
     frames = [
