@@ -19,6 +19,7 @@ import pytest
 from admin_api import counters
 from plugins import registry
 from proxy import database, security
+from proxy.metering import worker
 from proxy.mongod import embedded_mongod
 from proxy.settings import Settings
 from tests.databases import Databases
@@ -53,6 +54,7 @@ def _one_certificate(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
 
 _PASSWORDS = security._passwords
 _DATABASE_MS, _RATE_LIMIT_SECONDS = database.OPERATION_TIMEOUT_MS, counters.PATIENCE
+_LEASE_SECONDS = worker.ANSWER_SECONDS
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -76,6 +78,7 @@ def _patience_with_the_database() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(database, "OPERATION_TIMEOUT_MS", 10 * _DATABASE_MS)
         patch.setattr(counters, "PATIENCE", 10 * _RATE_LIMIT_SECONDS)
+        patch.setattr(worker, "ANSWER_SECONDS", 10 * _LEASE_SECONDS)
         yield
 
 
@@ -84,6 +87,7 @@ def production_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Wait for the database as long as in production, and no longer."""
     monkeypatch.setattr(database, "OPERATION_TIMEOUT_MS", _DATABASE_MS)
     monkeypatch.setattr(counters, "PATIENCE", _RATE_LIMIT_SECONDS)
+    monkeypatch.setattr(worker, "ANSWER_SECONDS", _LEASE_SECONDS)
 
 
 @pytest.fixture(scope="session", autouse=True)

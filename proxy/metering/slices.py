@@ -47,7 +47,7 @@ class Closed(NamedTuple):
 
 @dataclass(slots=True)
 class Waiter:
-    """A request that waits for a lease."""
+    """A request that waits for a lease; `tries` is how often one was asked for with it in mind."""
 
     want: Want
     rules: tuple[Rule, ...]

@@ -303,6 +303,8 @@ class Worker:
         if account is None:
             await self._group.look(slice_)
             return False
+        for waiter in waiters:
+            waiter.tries += 1
         self._group.touched(slice_)
         slice_.take_entry(account["j"][name])
         slice_.take_counters(account.get("c", {}), (rule for rule, *_ in asks), self._loop.time())
@@ -355,15 +357,15 @@ class Worker:
         return all(slice_.remaining_of(rule) <= 0 for rule in short)
 
     def _refuse(self, slice_: Slice, waiter: Waiter) -> bool:
-        """Refuse a waiter if no waiting can help, or he has waited long enough; say whether he was."""
+        """Refuse a waiter if no waiting can help, or he was asked for and has waited long enough; say whether he was."""
         want = waiter.want
         for rule in waiter.rules:
             used = slice_.used_of(rule)
             if used + rule.need(want.least_output) > rule.limit:
                 waiter.admitted.set_exception(refusal(rule, used, want.least_output, want.at))
                 return True
-        waiter.tries += 1
-        if self._loop.time() < waiter.patient_until:
+        # Who came while the command was under way was not asked for, however long that took.
+        if not waiter.tries or self._loop.time() < waiter.patient_until:
             return False
         waiter.admitted.set_exception(_held_elsewhere(slice_, waiter))
         return True

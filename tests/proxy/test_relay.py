@@ -30,11 +30,15 @@ ASK = UpstreamRequest("POST", "/chat/completions", {"Content-Type": "application
 
 @asynccontextmanager
 async def relaying(
-    upstream: OpenAICompatible, *, keys: tuple[str, ...] = (), base_url: str | None = None
+    upstream: OpenAICompatible,
+    *,
+    keys: tuple[str, ...] = (),
+    base_url: str | None = None,
+    timeouts: Timeouts = PATIENCE,
 ) -> AsyncIterator[Relay]:
     plugin = Plugin(ProviderOptions("plain"))
     transport = transport_for(plugin, lambda: datetime.now(UTC))
-    relay = Relay({"plain": Endpoint(plugin, base_url or upstream.base_url, keys, PATIENCE, transport)})
+    relay = Relay({"plain": Endpoint(plugin, base_url or upstream.base_url, keys, timeouts, transport)})
     try:
         yield relay
     finally:
@@ -144,7 +148,8 @@ async def test_a_redirect_is_not_followed() -> None:
 async def test_cancelled_requests_leave_the_pool_whole() -> None:
     """After hundreds of requests that were cancelled at random moments, the connections serve as before."""
     upstream, dice = OpenAICompatible(), random.Random(7)
-    async with upstream, relaying(upstream) as relay:
+    at_leisure = Timeouts(connect=30, first_byte=30, idle=30, total=60)
+    async with upstream, relaying(upstream, timeouts=at_leisure) as relay:
         upstream.script.always(Behaviour(pieces=5, delay_between=0.004))
 
         async def cancelled() -> None:

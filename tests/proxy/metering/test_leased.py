@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from proxy.metering.leased import LeasedMeter
+from proxy.metering.slices import FIRST_APPETITE, Slice
 from tests.proxy.metering.meters import Books, connected, leased, settlement, want
 
 
@@ -133,3 +134,30 @@ async def test_who_no_longer_waits_for_a_commit_leaves_nothing_locked(
         await waiting
         await stored(books, 2)
         await until(lambda: not one.locked() and not two.locked())
+
+
+async def test_who_comes_during_a_slow_lease_is_not_refused_for_it(
+    mongodb_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A lease that takes longer than anybody's patience was not asked for those who came meanwhile: they get one too."""
+    monkeypatch.setattr("proxy.metering.worker.PATIENCE_SECONDS", 0.0)
+    async with connected(mongodb_uri) as books, leased(mongodb_uri, tmp_path) as meter:
+        worker = meter._current
+        assert worker is not None
+        is_under_way, may_go_on = asyncio.Event(), asyncio.Event()
+        ask = worker._ask
+
+        async def slow(slice_: Slice) -> bool:
+            has_heard = await ask(slice_)
+            is_under_way.set()
+            await may_go_on.wait()
+            return has_heard
+
+        monkeypatch.setattr(worker, "_ask", slow)
+        first = asyncio.create_task(request(meter))
+        await is_under_way.wait()
+        crowd = [asyncio.create_task(request(meter)) for _ in range(5 * FIRST_APPETITE)]
+        await asyncio.sleep(0)
+        may_go_on.set()
+        await asyncio.gather(first, *crowd)
+        await stored(books, 1 + len(crowd))
