@@ -95,7 +95,7 @@ def _give_memory_back() -> None:
 
     They are above the twelve times the size of a text that orjson asks for, and gives back at once: with lower ones
     each prompt of 100 KB was two mappings and sixty page faults, a fifth of its CPU. After 100,000 requests a worker
-    holds 108 to 113 MiB, where it held 105 with lower ones and up to 120 with none (measured).
+    holds 104 to 113 MiB, where it held 105 with lower ones and up to 120 with none (measured).
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # other C libraries have none
     if mallopt is not None:
