@@ -23,7 +23,7 @@ def run(settings: Settings, _options: argparse.Namespace) -> int:
                 f"{drift.user_id} {drift.counter} {drift.what}: {drift.counted}, should be {drift.expected}"
             )
         print(f"{report.accounts} accounts, {report.events} events, {report.drift} counters adrift")
-        print(f"{report.open_holds} requests hold something of their limits now")
+        print(f"{report.open_holds} requests or leases hold something of a limit now")
         drifts.extend(report.drifts)
 
     with_database(settings, check)
