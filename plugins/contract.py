@@ -11,10 +11,13 @@ never zero.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
 from decimal import Decimal
 from enum import StrEnum
 from typing import Any, Protocol, runtime_checkable
+
+from msgspec import field
+
+from plugins.values import Value
 
 Json = dict[str, Any]
 
@@ -28,8 +31,7 @@ class Api(StrEnum):
     MESSAGES = "messages"
 
 
-@dataclass(frozen=True, slots=True)
-class UpstreamRequest:
+class UpstreamRequest(Value, frozen=True):
     """One HTTP request for the relay to perform; `path` begins with a slash and goes behind the provider's base URL."""
 
     method: str
@@ -38,8 +40,7 @@ class UpstreamRequest:
     body: bytes = b""
 
 
-@dataclass(frozen=True, slots=True)
-class PriceOverride:
+class PriceOverride(Value, frozen=True):
     """Prices that replace the base ones once a prompt is longer than `min_prompt_tokens` (strictly greater)."""
 
     min_prompt_tokens: int
@@ -54,8 +55,7 @@ class PriceOverride:
         _check_amounts(self, besides=("min_prompt_tokens",))
 
 
-@dataclass(frozen=True, slots=True)
-class Price:
+class Price(Value, frozen=True):
     """What a model costs: USD per token, but `request` per call, `image` per input image, `web_search` per search.
 
     A cache price of `None` means that the provider publishes none and bills the prompt price. Output in pictures or
@@ -84,16 +84,15 @@ class Price:
 
 
 def _check_amounts(prices: Price | PriceOverride, *, besides: tuple[str, ...]) -> None:
-    for each in fields(prices):
-        value = getattr(prices, each.name)
-        if value is None or each.name in besides:
+    for name in prices.__struct_fields__:
+        value = getattr(prices, name)
+        if value is None or name in besides:
             continue
         if not isinstance(value, Decimal) or not value.is_finite() or value < 0:
-            raise ValueError(f"a price is a Decimal of at least 0, and {each.name} is {value!r}")
+            raise ValueError(f"a price is a Decimal of at least 0, and {name} is {value!r}")
 
 
-@dataclass(frozen=True, slots=True)
-class Offering:
+class Offering(Value, frozen=True):
     """One backing's offer of a model, for routers that publish a price for each."""
 
     backing: str
@@ -101,8 +100,7 @@ class Offering:
     context_length: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class ModelInfo:
+class ModelInfo(Value, frozen=True):
     """A model as its provider describes it. `price` is `None` where the provider names none (or a variable one)."""
 
     id: str
@@ -120,8 +118,7 @@ class ModelInfo:
     offerings: tuple[Offering, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(Value, frozen=True):
     """What a provider says it counted.
 
     `cached_tokens`, `cache_write_tokens` and `audio_tokens` are parts of `prompt_tokens`, and of the tokens written
@@ -145,8 +142,7 @@ class Usage:
     cache_write_1h_tokens: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Head:
+class Head(Value, frozen=True):
     """What the response headers of a provider tell before its first byte."""
 
     generation_id: str | None = None
@@ -170,8 +166,7 @@ class FailureKind(StrEnum):
     UNREACHABLE = "unreachable"
 
 
-@dataclass(frozen=True, slots=True)
-class Failure:
+class Failure(Value, frozen=True):
     """A provider's refusal.
 
     `message` is the provider's own text, `code` its own word for what is wrong and `param` the field that is; who
@@ -186,8 +181,7 @@ class Failure:
     param: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class ApiCall:
+class ApiCall(Value, frozen=True):
     """A request on its way to a provider: the caller's body with the routing already decided.
 
     `body` is the caller's, minus what the gateway decides itself; `model` is the provider's id. `max_tokens`
@@ -308,8 +302,7 @@ class ChecksKeys(Protocol):
         """Describe a request that costs nothing, and that a provider refuses for a wrong key before all else."""
 
 
-@dataclass(frozen=True, slots=True)
-class ProviderOptions:
+class ProviderOptions(Value, frozen=True):
     """What an operator configures of a provider, given to its plugin's factory."""
 
     name: str

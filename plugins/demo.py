@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
 import orjson
+from msgspec.structs import replace
 
 from plugins.bodies import CAP_FIELDS
 from plugins.contract import Api, Json, ModelInfo, Price, UpstreamRequest

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, ClassVar
 
 import orjson
+from msgspec.structs import replace
 
 from plugins import lenient
 from plugins.bodies import CAP_FIELDS, HEADERS, PATHS, chat_body, plain_body
@@ -33,7 +34,7 @@ from plugins.contract import (
 from plugins.reading import amount, count, first, get, text, texts, usage
 
 CONTEXT_FIELDS = ("context_length", "max_model_len", "context_window", "max_context_length")
-PRICE_FIELDS = frozenset(each.name for each in fields(Price)) - {"discount", "overrides"}
+PRICE_FIELDS = frozenset(Price.__struct_fields__) - {"discount", "overrides"}
 LONGEST_WAIT = 30 * 86_400
 LONGEST_MESSAGE = 500
 LONGEST_ID = 256

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import replace
 from decimal import Decimal
 from functools import lru_cache
 from urllib.parse import quote
 
 import orjson
+from msgspec.structs import replace
 
 from plugins.contract import (
     Api,

@@ -8,9 +8,10 @@ cancellation, because what was used must be settled whatever happens.
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 from decimal import Decimal
 from functools import partial
+
+from msgspec.structs import replace
 
 from plugins.contract import ApiCall, Failure, FailureKind, Framing, Translator, UpstreamRequest, Usage
 from proxy.audience import Audience

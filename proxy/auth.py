@@ -18,6 +18,7 @@ from typing import Any
 
 from pymongo.errors import PyMongoError
 
+from plugins.values import Value
 from proxy import background, security
 from proxy.core.limits import UserLimits
 from proxy.core.networks import Network, is_within, read_network
@@ -53,8 +54,7 @@ _BULKY = (
 _LEFT_OUT = {"name": 0, "lastFour": 0, "createdAt": 0, **{f"user.{name}": 0 for name in _BULKY}}
 
 
-@dataclass(frozen=True, slots=True)
-class Caller:
+class Caller(Value, frozen=True):
     """Who is asking, and what he may do."""
 
     user_id: str

@@ -10,11 +10,11 @@ from decimal import Decimal
 from typing import Protocol
 
 from plugins.contract import Api
+from plugins.values import Value
 from proxy.core.api import ApiRequest
 from proxy.core.pricing import to_pico
 from proxy.core.routing import Target
 from proxy.core.rules import used_of
-from proxy.core.values import frozen
 from proxy.deadlines import Deadlines
 from proxy.health import Health
 from proxy.metering.contract import Meter, Reservation, Settlement, Want
@@ -50,8 +50,7 @@ class Client(Protocol):
         """Send the last piece, and with it that it is the last; raise `ClientGone`."""
 
 
-@frozen
-class Answer:
+class Answer(Value, frozen=True):
     """What became of a call: the body (empty when it went to the client as a stream), and what was recorded."""
 
     body: bytes
@@ -59,8 +58,7 @@ class Answer:
     settlement: Settlement | None
 
 
-@frozen
-class Plan:
+class Plan(Value, frozen=True):
     """What was decided about a call before anything was done for it."""
 
     asked: ApiRequest

@@ -10,12 +10,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
+import msgspec
 import structlog
-from pydantic import TypeAdapter, ValidationError
+from msgspec.structs import replace
 from pymongo import UpdateOne
 from pymongo.errors import PyMongoError
 
@@ -37,7 +38,6 @@ UNUSABLE_STATUS = "maintenance"
 
 _RETRY_SECONDS = 30.0
 _REVISION = {"_id": "catalog"}
-_record = TypeAdapter(ModelInfo)
 log = structlog.get_logger(__name__)
 
 
@@ -224,7 +224,7 @@ class Catalog:
             model["modelId"]: model["record"]
             async for model in collection.find(listed, {"modelId": 1, "record": 1})
         }
-        records = {info.id: _record.dump_python(info, mode="json") for info in models}
+        records = {info.id: _stored(info) for info in models}
         writes = [
             UpdateOne(
                 {"_id": f"{name}/{model}"},
@@ -259,8 +259,8 @@ class Catalog:
         listed = {"provider": name, "source": self._source(name), "isListed": True}
         async for model in AIModel.get_pymongo_collection().find(listed, fields):
             try:
-                info = _record.validate_python(model["record"])
-            except ValidationError:
+                info = msgspec.convert(model["record"], ModelInfo)
+            except msgspec.ValidationError:
                 continue  # an older or newer release wrote it; the next reading of the provider mends it
             self._decided[name, info.id] = _decided(model)
             entries.append(self._entry(name, info))
@@ -299,6 +299,12 @@ class Catalog:
         now = self._clock()
         for name, moment in self._read_at.items():
             self._metrics.catalog_age.labels(name).set(max(0.0, (now - moment).total_seconds()))
+
+
+def _stored(info: ModelInfo) -> dict[str, Any]:
+    """Return a model as the database has it, whose amounts are texts."""
+    record: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(info))
+    return record
 
 
 def _decided(stored: Mapping[str, Any]) -> Decided:

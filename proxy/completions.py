@@ -12,6 +12,7 @@ from datetime import datetime
 from decimal import Decimal
 from functools import partial
 
+from plugins.values import Value
 from proxy import background
 from proxy.auth import Caller
 from proxy.call import Answer, Client, Plan, Services
@@ -21,7 +22,6 @@ from proxy.core.api import ApiRequest
 from proxy.core.pricing import ZERO
 from proxy.core.routing import Way, Ways, unbounded, unpriced
 from proxy.core.rules import Demand
-from proxy.core.values import frozen
 from proxy.documents import Outcome
 from proxy.errors import Unavailable
 from proxy.exchange import Exchange
@@ -34,8 +34,7 @@ _TICK_SECONDS = 1.0
 _PING_SECONDS = 0.2
 
 
-@frozen
-class Call:
+class Call(Value, frozen=True):
     """One request of any API, from whoever asks."""
 
     request_id: str

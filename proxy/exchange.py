@@ -10,8 +10,9 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Coroutine, Iterator
-from dataclasses import replace
 from typing import Any
+
+from msgspec.structs import replace
 
 from plugins.contract import Failure, FailureKind
 from proxy.attempt import Attempt

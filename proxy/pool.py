@@ -12,13 +12,13 @@ import socket
 import ssl
 from collections import deque
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import aiohappyeyeballs
 import httpx
 from aiohappyeyeballs import AddrInfoType
 
+from plugins.values import Value
 from proxy.connection import Connection
 from proxy.together import Together
 
@@ -33,8 +33,7 @@ _HAPPY_EYEBALLS_SECONDS = 0.25
 _CLOSING_SECONDS = 1.0
 
 
-@dataclass(frozen=True, slots=True)
-class Origin:
+class Origin(Value, frozen=True):
     """Where a provider is."""
 
     host: str

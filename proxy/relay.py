@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import cast
 from urllib.parse import urlsplit
 
 import httpx
+from msgspec.structs import replace
 
 from plugins.contract import Failure, FailureKind, Provider, UpstreamRequest
 from proxy.connection import Body, CutOff, Disconnected

@@ -10,8 +10,9 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from dataclasses import dataclass, field
 from typing import Any
+
+import msgspec
 
 from proxy.logs import RequestLogger, one_line
 from proxy.metering.contract import Settlement
@@ -28,8 +29,7 @@ def new_request_id() -> str:
     return f"req_{os.urandom(12).hex()}"
 
 
-@dataclass(slots=True)
-class RequestLine:
+class RequestLine(msgspec.Struct):
     """What is known so far about a request."""
 
     log: RequestLog
@@ -37,7 +37,7 @@ class RequestLine:
     method: str
     route: str
     fields: dict[str, Any]
-    began: float = field(default_factory=time.perf_counter)
+    began: float = msgspec.field(default_factory=time.perf_counter)
     open_ends: int = 1
     status: int | None = None
     connection: asyncio.Task[Any] | None = None

@@ -9,15 +9,14 @@ from __future__ import annotations
 from typing import Any, Final
 
 from plugins.contract import Failure, FailureKind, Json, Provider, Usage
+from plugins.values import Value
 from proxy.core.answer_stream import name_in, parse, text_bytes
-from proxy.core.values import frozen
 
 NOT_JSON: Final = Failure(FailureKind.PROVIDER, "The provider's answer is not JSON.")
 NO_CHOICES: Final = Failure(FailureKind.PROVIDER, "The provider's answer has no choices.")
 
 
-@frozen
-class WholeAnswer:
+class WholeAnswer(Value, frozen=True):
     """What a body says; `body` is what the client gets, `output_bytes` are the UTF-8 bytes of the text in it."""
 
     failure: Failure | None = None

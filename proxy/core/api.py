@@ -9,16 +9,15 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 from plugins.contract import Api, Provider, Translator
+from plugins.values import Value
 from proxy.core import fields
 from proxy.core.answer import WholeAnswer
 from proxy.core.answer_stream import AnswerStream
 from proxy.core.prompt import Prompt
-from proxy.core.values import frozen
 from proxy.errors import GatewayError
 
 
-@frozen
-class ApiRequest:
+class ApiRequest(Value, frozen=True):
     """One request of any API, as far as it is routed, billed or answered by.
 
     `max_tokens` is the caller's output cap of each of `choices` answers: `None` if he names none, 0 where there is

@@ -6,17 +6,16 @@ from decimal import Decimal
 from typing import Final
 
 from plugins.contract import Usage
+from plugins.values import Value
 from proxy.core import limits, pricing
 from proxy.core.pricing import ZERO, Charge, CostSource
 from proxy.core.routing import Entry
-from proxy.core.values import frozen
 
 _MOST_TOKENS: Final = 10**10
 _INTEGERS: Final = {int}
 
 
-@frozen
-class Counted:
+class Counted(Value, frozen=True):
     """The tokens of a request; `cached` and `cache_write` are parts of `prompt`, `reasoning` of `completion`.
 
     The others are those that few requests have, each with a price of its own: parts of `cache_write`, of `prompt`, and
@@ -39,8 +38,7 @@ class Counted:
         return self.prompt + self.completion
 
 
-@frozen
-class Served:
+class Served(Value, frozen=True):
     """What came back from a provider: its usage record, or what we saw go by."""
 
     usage: Usage | None = None
@@ -49,8 +47,7 @@ class Served:
     output_bytes: int = 0
 
 
-@frozen
-class Bill:
+class Bill(Value, frozen=True):
     """The tokens and the cost of one exchange."""
 
     tokens: Counted

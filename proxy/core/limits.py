@@ -5,11 +5,11 @@ A window is a part of a counter's name, in UTC, so nothing is ever reset: tomorr
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 from plugins.contract import Api, Price
+from plugins.values import Value
 from proxy.core.api import ApiRequest
 from proxy.core.pricing import ZERO, surcharge
 from proxy.core.prompt import size
@@ -26,8 +26,7 @@ FEWEST_TOKENS = 16
 _BYTES_PER_TOKEN = 4
 
 
-@dataclass(frozen=True, slots=True)
-class UserLimits:
+class UserLimits(Value, frozen=True):
     """What a user may use: requests a day and a month, tokens (prompt and completion) a month."""
 
     daily_requests: int
@@ -35,8 +34,7 @@ class UserLimits:
     monthly_tokens: int
 
 
-@dataclass(frozen=True, slots=True)
-class MediaTokens:
+class MediaTokens(Value, frozen=True):
     """The operator's upper bounds for one image, one audio clip and one file in a prompt, in tokens."""
 
     image: int

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import fields, replace
 from decimal import Decimal
 from enum import StrEnum
 
+from msgspec.structs import replace
+
 from plugins.contract import ModelInfo, Price, Usage
-from proxy.core.values import frozen
+from plugins.values import Value
 
 ZERO = Decimal(0)
 MOST_COST = Decimal(10_000)
@@ -34,8 +35,7 @@ class CostSource(StrEnum):
     UNKNOWN = "unknown"
 
 
-@frozen
-class Charge:
+class Charge(Value, frozen=True):
     """What one answer costs, and how we know. `cost` is `None` only when nobody can tell."""
 
     cost: Decimal | None
@@ -159,7 +159,7 @@ def version(price: Price | None) -> str | None:
     """Name a price table by its content, so that an event says which one it was charged by."""
     if price is None:
         return None
-    text = repr([(item.name, str(getattr(price, item.name))) for item in fields(price)])
+    text = repr([(name, str(getattr(price, name))) for name in price.__struct_fields__])
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 

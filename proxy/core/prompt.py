@@ -11,7 +11,7 @@ from typing import Any
 
 import orjson
 
-from proxy.core.values import frozen
+from plugins.values import Value
 
 _MEDIA = {
     "image": "image",
@@ -40,8 +40,7 @@ TOOL_PROMPT_TOKENS = 1024
 """More than models get told about the use of tools beyond the tools themselves: Claude 3 Opus 530, Claude 4 some 350."""
 
 
-@frozen
-class Prompt:
+class Prompt(Value, frozen=True):
     """The bytes of a prompt's text, with tools and schemas, its messages, and its media."""
 
     text_bytes: int

@@ -12,11 +12,10 @@ a wait that is too long for a caller is not waited. Time and randomness are argu
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
 from functools import lru_cache
 
 from plugins.contract import Failure, FailureKind
-from proxy.core.values import frozen
+from plugins.values import Value
 
 _OF_THE_REQUEST = frozenset({FailureKind.INVALID_REQUEST, FailureKind.TOO_LARGE, FailureKind.MODERATION})
 _OF_THE_KEY = frozenset({FailureKind.CREDENTIALS, FailureKind.CREDITS, FailureKind.RATE_LIMIT})
@@ -31,8 +30,7 @@ _MAY_PASS = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class RetryPolicy:
+class RetryPolicy(Value, frozen=True):
     """How often and how long a call is tried; seconds, and numbers of requests to providers."""
 
     attempts: int = 6
@@ -41,8 +39,7 @@ class RetryPolicy:
     longest_wait: float = 5.0
 
 
-@frozen
-class Step:
+class Step(Value, frozen=True):
     """Which target is next, from when on, and whether that costs a piece of the retry budget."""
 
     position: int

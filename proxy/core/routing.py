@@ -8,16 +8,18 @@ tier always comes from the catalogue's record, never from the string that was as
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from enum import StrEnum
 from typing import Any
 
+from msgspec import field
+from msgspec.structs import force_setattr, replace
+
 from plugins.contract import ModelInfo, Price, Provider
+from plugins.values import Value
 from proxy.core import fields
 from proxy.core.api import ApiRequest
 from proxy.core.pricing import dearest
-from proxy.core.values import frozen
 from proxy.errors import InvalidRequest, NotFound, PaidModel, PermissionDenied, Unavailable
 
 _FREE = Price(Decimal(0), Decimal(0))
@@ -44,8 +46,7 @@ class Role(StrEnum):
         return self is not Role.USER
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(Value, frozen=True):
     """One model of one provider in the catalogue."""
 
     provider: str
@@ -55,12 +56,12 @@ class Entry:
     is_available: bool = True
     is_declared_free: bool = False
     status: str = "active"
-    dearest: Price | None = field(init=False, repr=False, compare=False)
+    dearest: Price | None = None
     """The highest price that can apply, field by field, at which requests are held."""
 
     def __post_init__(self) -> None:
         """Work out once what every request asks for."""
-        object.__setattr__(self, "dearest", dearest([self.price]))
+        force_setattr(self, "dearest", dearest([self.price]))
 
     @property
     def price(self) -> Price | None:
@@ -68,8 +69,7 @@ class Entry:
         return _FREE if self.info.price is None and self.is_declared_free else self.info.price
 
 
-@frozen
-class Target:
+class Target(Value, frozen=True):
     """Where to send a request: a catalogue entry, and the id to ask its provider for (with any suffix).
 
     `timeouts` are those, by name and in seconds, that are not its provider's.
@@ -80,16 +80,14 @@ class Target:
     timeouts: Mapping[str, float] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class Member:
+class Member(Value, frozen=True):
     """One target of a name that the operator has made: a model's id, and the timeouts that are not its provider's."""
 
     model: str
     timeouts: Mapping[str, float] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class Catalogue:
+class Catalogue(Value, frozen=True):
     """Every known model, by provider (in configured order) and id; never changed, only replaced."""
 
     providers: Mapping[str, Provider]
@@ -138,8 +136,7 @@ class Catalogue:
         return targets
 
 
-@frozen
-class Way:
+class Way(Value, frozen=True):
     """The targets of a request, in order, and what holds for all of them.
 
     `context_length` and `max_output_tokens` are the largest, or `None` where one is unknown and so may be larger;

@@ -10,7 +10,6 @@ Counter names hold letters, digits and underscores that are ours alone: they bec
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
@@ -18,10 +17,10 @@ from functools import lru_cache
 from math import ceil
 
 from plugins.contract import Price
+from plugins.values import Value
 from proxy.core.bill import Bill
 from proxy.core.limits import UserLimits, day_ends, month_ends
 from proxy.core.pricing import ZERO, to_pico
-from proxy.core.values import frozen
 
 _PICO = Decimal(10) ** 12
 _KEPT = 4_096
@@ -51,8 +50,7 @@ class Period(StrEnum):
     EVER = "e"
 
 
-@dataclass(frozen=True, slots=True)
-class KeyLimits:
+class KeyLimits(Value, frozen=True):
     """What one API key may use besides its user's limits; `None` means no limit. Money is USD."""
 
     daily_budget: Decimal | None = None
@@ -74,8 +72,7 @@ class KeyLimits:
         )
 
 
-@frozen
-class Rule:
+class Rule(Value, frozen=True):
     """One limit: what it counts, its window, how much of it there is, and what the request holds of it.
 
     `ends` is the end of its window, `None` where there is none.
@@ -104,8 +101,7 @@ class Rule:
         return (available - self.fixed) // self.slope
 
 
-@frozen
-class Demand:
+class Demand(Value, frozen=True):
     """The sizes that a request's holds are computed from: upper bounds, and the price they are held at.
 
     `extras` is what it may cost in USD beside that.
@@ -128,8 +124,7 @@ def rules_of(
     prompt, price = demand.prompt_tokens, demand.price
     fixed = slope = 0
     rules = []
-    of_user = (limits.daily_requests, limits.monthly_requests, limits.monthly_tokens)
-    for rule in _limits_in(int(now.timestamp()) // 60, of_user, key_id, key_limits):
+    for rule in _limits_in(int(now.timestamp()) // 60, limits, key_id, key_limits):
         if rule.kind is _TOKENS:
             rules.append(_sized(rule, prompt, 1))
         elif rule.kind is not _COST:
@@ -144,18 +139,14 @@ def rules_of(
 
 @lru_cache(maxsize=_KEPT)
 def _limits_in(
-    minute: int, of_user: tuple[int, int, int], key_id: str | None, key_limits: KeyLimits | None
+    minute: int, limits: UserLimits, key_id: str | None, key_limits: KeyLimits | None
 ) -> tuple[Rule, ...]:
-    """Return the limits in force in a minute since 1970, as rules that hold nothing yet of tokens and money.
-
-    `of_user` are a user's, as bare numbers: a dataclass is hashed and compared in Python.
-    """
+    """Return the limits in force in a minute since 1970, as rules that hold nothing yet of tokens and money."""
     now = datetime.fromtimestamp(60 * minute, UTC)
-    daily_requests, monthly_requests, monthly_tokens = of_user
     found = [
-        _rule(Kind.REQUESTS, Period.DAY, daily_requests, now),
-        _rule(Kind.REQUESTS, Period.MONTH, monthly_requests, now),
-        _rule(Kind.TOKENS, Period.MONTH, monthly_tokens, now),
+        _rule(Kind.REQUESTS, Period.DAY, limits.daily_requests, now),
+        _rule(Kind.REQUESTS, Period.MONTH, limits.monthly_requests, now),
+        _rule(Kind.TOKENS, Period.MONTH, limits.monthly_tokens, now),
     ]
     if key_id is None or key_limits is None:
         return tuple(found)

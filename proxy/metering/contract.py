@@ -7,21 +7,21 @@ once. No function reaches a provider without one.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
 from typing import Protocol
 
+from msgspec import field
+
 from plugins.contract import Price
+from plugins.values import Value
 from proxy.core.bill import Bill
 from proxy.core.limits import FEWEST_TOKENS, UserLimits
 from proxy.core.rules import Demand, KeyLimits, Rule
-from proxy.core.values import frozen
 from proxy.documents import Outcome
 
 
-@frozen
-class Want:
+class Want(Value, frozen=True):
     """What a request needs in order to be admitted.
 
     `demand` bounds the prompt; `output_tokens` is the wished cap of each of `choices` answers and may be
@@ -55,8 +55,7 @@ class Want:
         return self.choices * self.output_tokens
 
 
-@frozen
-class Reservation:
+class Reservation(Value, frozen=True):
     """An admitted request: its rules, what is held by counter, and the output cap (per choice) that it covers.
 
     `remaining` is what is left of each counter beside the holds, as far as this process knows.
@@ -74,8 +73,7 @@ class Reservation:
         return self.output_tokens < self.want.output_tokens
 
 
-@frozen
-class Progress:
+class Progress(Value, frozen=True):
     """How far a request has come: enough to make its event should this process die now."""
 
     provider: str
@@ -86,8 +84,7 @@ class Progress:
     output_bytes: int = 0
 
 
-@frozen
-class AttemptRecord:
+class AttemptRecord(Value, frozen=True):
     """One request to one provider, as the event keeps it."""
 
     provider: str
@@ -100,8 +97,7 @@ class AttemptRecord:
     cost: Decimal | None = None
 
 
-@frozen
-class Settlement:
+class Settlement(Value, frozen=True):
     """How a request ended and what it used: all that its usage event says beyond the reservation."""
 
     outcome: Outcome
@@ -124,8 +120,7 @@ class Settlement:
         return self.bill.tokens.total > 0 or self.outcome not in (Outcome.UPSTREAM_ERROR, Outcome.TIMEOUT)
 
 
-@dataclass(frozen=True, slots=True)
-class Standing:
+class Standing(Value, frozen=True):
     """What a user has used: in the windows of a moment, and in all."""
 
     daily_requests: int

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import replace
 from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
 
 import structlog
+from msgspec.structs import replace
 from pymongo import ASCENDING
 from pymongo.errors import PyMongoError
 

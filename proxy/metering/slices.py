@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 from bson.decimal128 import Decimal128
 from bson.raw_bson import RawBSONDocument
 
+from plugins.values import Value
 from proxy.core.rules import Rule, affordable_output
-from proxy.core.values import frozen
 from proxy.metering.contract import Reservation, Want
 from proxy.metering.event import endless
 
@@ -56,8 +56,7 @@ class Waiter:
     tries: int = 0
 
 
-@frozen
-class Batch:
+class Batch(Value, frozen=True):
     """What the next command counts in the account: the same at every try, until it is known to have arrived.
 
     `taken` is what that takes off the lease: what was used, as far as it was leased, and what is `returned`.

@@ -6,7 +6,6 @@ import asyncio
 import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import httpx
 import orjson
 import pytest
+from msgspec.structs import replace
 
 from plugins import contract
 from plugins.contract import FailureKind, ProviderOptions, UpstreamRequest
