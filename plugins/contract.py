@@ -55,7 +55,7 @@ class PriceOverride(Value, frozen=True):
         _check_amounts(self, besides=("min_prompt_tokens",))
 
 
-class Price(Value, frozen=True):
+class Price(Value, frozen=True, cache_hash=True):
     """What a model costs: USD per token, but `request` per call, `image` per input image, `web_search` per search.
 
     A cache price of `None` means that the provider publishes none and bills the prompt price. Output in pictures or

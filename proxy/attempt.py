@@ -63,7 +63,7 @@ class Attempt:
         self._services = services
         self._endpoint = admission.endpoint
         self._timeouts = admission.endpoint.timeouts.changed(self.target.timeouts)
-        self._loop = asyncio.get_running_loop()
+        self._loop = services.loop
         self._began = self._noted_at = self._deadline = self._loop.time()
         self._started_at = services.clock()
         self._milliseconds = 0
@@ -213,7 +213,8 @@ class Attempt:
         head = self._endpoint.provider.read_head(response.headers)
         self.generation_id = head.generation_id
         self.served = Served(backing=head.backing)
-        self._note()
+        if not response.has_arrived:
+            self._note()
 
     async def _read(self, response: UpstreamResponse) -> Failure | None:
         if not 200 <= response.status < 300:  # noqa: PLR2004  success, as HTTP defines it

@@ -16,10 +16,10 @@ class Audience:
     `headers` are those that a stream will begin with; nothing is sent once the client `is_gone`.
     """
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: Client, loop: asyncio.AbstractEventLoop) -> None:
         """Begin before the first byte."""
         self._client = client
-        self._loop = asyncio.get_running_loop()
+        self._loop = loop
         self._writing: asyncio.Lock | None = None
         self._last_sent = self._loop.time()
         self.headers: Mapping[str, str] = {}

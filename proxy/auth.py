@@ -92,6 +92,7 @@ class Authenticator:
         """Use the role's default limits and this clock."""
         self._limits = limits
         self._clock = clock
+        self._loop = asyncio.get_running_loop()
         self._known: OrderedDict[str, _Known] = OrderedDict()
         self._asked: dict[str, asyncio.Future[Caller | None]] = {}
         self._reader: asyncio.Task[None] | None = None
@@ -137,7 +138,7 @@ class Authenticator:
         return caller
 
     async def _find(self, digest: str) -> Caller | None:
-        now = asyncio.get_running_loop().time()
+        now = self._loop.time()
         known = self._known.get(digest)
         if known is None:
             return await self._look_up(digest)

@@ -12,13 +12,10 @@ from typing import Protocol
 from plugins.contract import Api
 from plugins.values import Value
 from proxy.core.api import ApiRequest
-from proxy.core.pricing import to_pico
 from proxy.core.routing import Target
-from proxy.core.rules import used_of
 from proxy.deadlines import Deadlines
 from proxy.health import Health
-from proxy.metering.contract import Meter, Reservation, Settlement, Want
-from proxy.metering.event import is_over_hold
+from proxy.metering.contract import Meter, Settlement, Want
 from proxy.metrics import Metrics
 from proxy.reconcile import Reconciler
 from proxy.relay import Relay
@@ -86,9 +83,10 @@ class Services:
     usd_inr_rate: Decimal
     clock: Callable[[], datetime]
     settlements: set[asyncio.Task[None]] = field(default_factory=set)
+    loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
 
 
-def observe(metrics: Metrics, api: Api, model: str, reservation: Reservation, settlement: Settlement) -> None:
+def observe(metrics: Metrics, api: Api, model: str, settlement: Settlement) -> None:
     """Tell the metrics what became of a call; `model` is the catalogue's id."""
     name = settlement.provider
     tokens, charge = settlement.bill.tokens, settlement.bill.charge
@@ -108,7 +106,3 @@ def observe(metrics: Metrics, api: Api, model: str, reservation: Reservation, se
         metrics.unpriced.labels(name).inc()
     else:
         series.cost.amount += float(charge.cost)
-    cost_pico = 0 if charge.cost is None else to_pico(charge.cost)
-    used = used_of(reservation.held, settlement.bill, counts_as_request=True, cost_pico=cost_pico)
-    if is_over_hold(reservation, used):
-        metrics.over_hold.labels(name).inc()

@@ -134,7 +134,7 @@ class Catalog:
     async def refresh(self, name: str) -> Refreshed:
         """Read one provider's models now; raise `CatalogError` and keep the old ones when that fails."""
         endpoint = self._relay.endpoints[name]
-        request = endpoint.provider.models_request(endpoint.next_key())
+        request = endpoint.provider.models_request(endpoint.next_key(asyncio.get_running_loop().time()))
         try:
             status, headers, body = await self._relay.fetch(name, request)
         except RelayFailed as exc:

@@ -91,12 +91,12 @@ class Completions:
                 "This gateway is at its limit of concurrent requests; try again.", retry_after=1
             )
         exchange = Exchange(self._plan(call), client, self._services)
-        task = asyncio.create_task(exchange.run())
+        task = exchange.start()
         self._running[task] = exchange
         self._services.metrics.running.amount += 1
         self._services.request_log.call_begun(call.request_id)
         # Waiting for the task itself would cancel it with us, and `asyncio.shield` takes three times the calls.
-        has_ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        has_ended: asyncio.Future[None] = self._services.loop.create_future()
         task.add_done_callback(partial(self._forget, call, has_ended))
         try:
             await has_ended

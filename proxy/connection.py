@@ -57,6 +57,7 @@ class Body(httpx.AsyncByteStream):
         self.status = 0
         self.headers: list[tuple[bytes, bytes]] = []
         self._connection: Connection | None = connection
+        self._loop = connection.loop
         self._pieces: list[bytes] = []
         self._size = 0
         self._is_wanted = True
@@ -68,6 +69,11 @@ class Body(httpx.AsyncByteStream):
     def is_full(self) -> bool:
         """Say whether so much waits to be read that no more should come."""
         return self._size >= _HIGH_WATER
+
+    @property
+    def has_arrived(self) -> bool:
+        """Say whether the answer has come to its end, however much of it was read."""
+        return self._connection is None and self._failure is None
 
     def add(self, pieces: Sequence[bytes]) -> None:
         """Keep what has arrived at once until it is read."""
@@ -105,7 +111,7 @@ class Body(httpx.AsyncByteStream):
     async def __anext__(self) -> bytes:
         """Return what has arrived since the last time."""
         while not self._pieces:
-            if self._connection is None and self._failure is None:
+            if self.has_arrived:
                 raise StopAsyncIteration
             await self._news()
         return self._pop()
@@ -119,7 +125,7 @@ class Body(httpx.AsyncByteStream):
         while True:
             if self._pieces and take(self._pop()):
                 return True
-            if self._connection is None and self._failure is None:
+            if self.has_arrived:
                 return False
             self._take = take
             try:
@@ -141,7 +147,7 @@ class Body(httpx.AsyncByteStream):
         self.ignore()
         if self._connection is not None:
             self._connection.read_on()
-            asyncio.get_running_loop().call_later(_LEFT_SECONDS, self._close)
+            self._loop.call_later(_LEFT_SECONDS, self._close)
 
     def ignore(self) -> None:
         """Keep nothing that arrives from now on."""
@@ -161,7 +167,7 @@ class Body(httpx.AsyncByteStream):
     async def _news(self) -> bool:
         if self._failure is not None:
             raise self._failure
-        self._waiter = asyncio.get_running_loop().create_future()
+        self._waiter = self._loop.create_future()
         try:
             return await self._waiter
         finally:
@@ -171,8 +177,9 @@ class Body(httpx.AsyncByteStream):
 class Connection(asyncio.Protocol):
     """A connection; `is_open` says whether it can be used."""
 
-    def __init__(self, home: Home) -> None:
-        """Belong to this pool."""
+    def __init__(self, home: Home, loop: asyncio.AbstractEventLoop) -> None:
+        """Belong to this pool, and be read by tasks of this loop."""
+        self.loop = loop
         self.is_open = False
         self.idle_since = 0.0
         self._home = home

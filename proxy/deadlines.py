@@ -34,7 +34,7 @@ class Deadline:
 
     def __enter__(self) -> Self:
         """Bind the present task, and no other."""
-        task = asyncio.current_task()
+        task = asyncio.current_task(self._deadlines.loop)
         if task is None:
             raise RuntimeError("A deadline binds a task.")
         self._task = task
@@ -61,7 +61,7 @@ class Deadlines:
 
     def __init__(self) -> None:
         """Begin with none."""
-        self._loop = asyncio.get_running_loop()
+        self.loop = asyncio.get_running_loop()
         self._open: set[Deadline] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._looks_at = NEVER
@@ -74,7 +74,7 @@ class Deadlines:
         """Look at a deadline from now on."""
         self._open.add(deadline)
         if deadline.at < self._looks_at:
-            self._look_at(min(deadline.at, self._loop.time() + _LONGEST_SECONDS))
+            self._look_at(min(deadline.at, self.loop.time() + _LONGEST_SECONDS))
 
     def discard(self, deadline: Deadline) -> None:
         """Look at it no more."""
@@ -84,10 +84,10 @@ class Deadlines:
         if self._timer is not None:
             self._timer.cancel()
         self._looks_at = moment
-        self._timer = self._loop.call_at(moment, self._look)
+        self._timer = self.loop.call_at(moment, self._look)
 
     def _look(self) -> None:
-        now = self._loop.time()
+        now = self.loop.time()
         self._timer, self._looks_at = None, NEVER
         for late in [each for each in self._open if each.at <= now]:
             self._open.discard(late)

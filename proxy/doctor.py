@@ -198,7 +198,7 @@ class Doctor:
     async def _models(self, subject: str, name: str, endpoint: Endpoint) -> list[Finding]:
         asked = self._clock()
         status, headers, body = await self._relay.fetch(
-            name, endpoint.provider.models_request(endpoint.next_key())
+            name, endpoint.provider.models_request(endpoint.next_key(asyncio.get_running_loop().time()))
         )
         answered = self._clock()
         if not 200 <= status < 300:  # noqa: PLR2004  success, as HTTP defines it

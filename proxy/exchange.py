@@ -36,11 +36,11 @@ class Exchange:
     """One call."""
 
     def __init__(self, plan: Plan, client: Client, services: Services) -> None:
-        """Prepare; `run` does everything."""
+        """Prepare; `start` does everything."""
         self._plan = plan
-        self._audience = Audience(client)
+        self._audience = Audience(client, services.loop)
         self._services = services
-        self._loop = asyncio.get_running_loop()
+        self._loop = services.loop
         self._task: asyncio.Task[Answer] | None = None
         self._began = self._loop.time()
         self.settlement: Settlement | None = None
@@ -67,9 +67,12 @@ class Exchange:
         if self._attempt is not None and self._attempt.is_streaming:
             await self._audience.keep_alive(silence)
 
-    async def run(self) -> Answer:
-        """Serve the call; raise the `GatewayError` that refuses it, unless a stream has begun."""
-        self._task = asyncio.current_task()
+    def start(self) -> asyncio.Task[Answer]:
+        """Serve the call in a task, which raises the `GatewayError` that refuses it, unless a stream has begun."""
+        self._task = self._loop.create_task(self._run())
+        return self._task
+
+    async def _run(self) -> Answer:
         reservation = await self._services.meter.reserve(self._plan.want)
         self._reservation = reservation
         failure = None
@@ -163,7 +166,7 @@ class Exchange:
         if self._record_is_wanted(reached[-1], settlement):
             _ = self._in_background(self._settle_by_record(reached[-1], reservation, settlement))
             return settlement
-        self._observe(reached[-1], reservation, settlement)
+        self._observe(reached[-1], settlement)
         settling = self._services.meter.settle(reservation, settlement)
         if self._services.meter.settles_at_once:
             await settling  # nobody else runs before its end: a task for it took 2 % of a chat's CPU
@@ -171,9 +174,9 @@ class Exchange:
             await asyncio.wait({self._in_background(settling)}, timeout=SETTLE_SECONDS)
         return settlement
 
-    def _observe(self, attempt: Attempt, reservation: Reservation, settlement: Settlement) -> None:
+    def _observe(self, attempt: Attempt, settlement: Settlement) -> None:
         api, model = self._plan.asked.form.api, attempt.target.entry.info.id
-        observe(self._services.metrics, api, model, reservation, settlement)
+        observe(self._services.metrics, api, model, settlement)
 
     def _settlement(self, attempt: Attempt, failure: Failure | None) -> Settlement:
         """Say what the call has cost: what the attempt has that served it, or was the last to reach a provider."""
@@ -216,7 +219,7 @@ class Exchange:
         if usage is not None:
             bill = attempt.bill(usage)
             settlement = replace(settlement, bill=bill, attempts=tuple(self._records(attempt, bill)))
-        self._observe(attempt, reservation, settlement)
+        self._observe(attempt, settlement)
         await self._services.meter.settle(reservation, settlement)
 
     def _in_background(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:

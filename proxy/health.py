@@ -83,10 +83,11 @@ class Health:
 
     def __init__(self, endpoints: Mapping[str, Endpoint], rules: Resilience, metrics: Metrics) -> None:
         """Begin with everybody in good health."""
+        self.loop = asyncio.get_running_loop()
         self.retries: RetryPolicy = rules.retries.policy
         self.set_aside: SetAside = rules.set_aside
         self.metrics = metrics
-        self._endpoints = endpoints
+        self.endpoints = endpoints
         self._policy = rules.breaker.policy
         self._standings: dict[tuple[str, str], Standing] = {}
         self._chosen: OrderedDict[tuple[str, str, int], Standing] = OrderedDict()
@@ -99,7 +100,7 @@ class Health:
 
         `wish` is what the caller wants of the target's backings, if he says so beside the model.
         """
-        standing, now = self._standing(target, wish), asyncio.get_running_loop().time()
+        standing, now = self._standing(target, wish), self.loop.time()
         budget = self._budgets[standing.name]
         if is_retry and not budget.withdraw():
             return Spared(0.0)
@@ -111,17 +112,17 @@ class Health:
         else:
             budget.deposit()
         standing.report()
-        return Admission(self, target, self._endpoints[standing.name], standing, ticket)
+        return Admission(self, target, standing, ticket, now)
 
     def report_keys(self) -> None:
         """Tell the metrics how many keys are set aside now; that changes with time alone, too."""
-        now = asyncio.get_running_loop().time()
-        for name, endpoint in self._endpoints.items():
+        now = self.loop.time()
+        for name, endpoint in self.endpoints.items():
             self.metrics.keys_set_aside.labels(name).set(endpoint.keyring.count_set_aside(now))
 
     def view(self, name: str) -> dict[str, Any]:
         """Show a provider's keys, and those of its targets that are spared or probed now."""
-        now, keys = asyncio.get_running_loop().time(), self._endpoints[name].keyring
+        now, keys = self.loop.time(), self.endpoints[name].keyring
         return {
             "apiKeys": {"total": len(keys.keys), "setAside": keys.count_set_aside(now)},
             "breakers": [
@@ -163,18 +164,16 @@ class Health:
 class Admission:
     """A request that may go to a target, with an API key; `ended` is called once, whatever happens."""
 
-    def __init__(
-        self, health: Health, target: Target, endpoint: Endpoint, standing: Standing, ticket: int
-    ) -> None:
+    def __init__(self, health: Health, target: Target, standing: Standing, ticket: int, now: float) -> None:
         """Take the key whose turn it is."""
         self.target = target
-        self.endpoint = endpoint
-        self.api_key = endpoint.next_key()
+        self.endpoint = health.endpoints[standing.name]
+        self.api_key = self.endpoint.next_key(now)
         self._health = health
         self._standing = standing
         self._ticket = ticket
-        self._loop = asyncio.get_running_loop()
-        self._began = self._loop.time()
+        self._loop = health.loop
+        self._began = now
 
     def has_begun(self) -> None:
         """Take note of the first piece of an answer: a probe has succeeded, however long its stream goes on."""

@@ -110,11 +110,10 @@ class Pool:
         if self._is_closed:
             connection.close()
             return
-        loop = asyncio.get_running_loop()
-        connection.idle_since = loop.time()
+        connection.idle_since = connection.loop.time()
         self._idle.append(connection)
         if self._sweeping is None:
-            self._sweeping = loop.call_later(_IDLE_SECONDS, self._sweep)
+            self._sweeping = connection.loop.call_later(_IDLE_SECONDS, self._sweep)
 
     def lost(self, connection: Connection) -> None:
         """Forget it."""
@@ -170,7 +169,7 @@ class Pool:
             secure["ssl"] = self._tls or _system_tls()
             secure["server_hostname"] = self._origin.host.rstrip(".")
             secure["ssl_handshake_timeout"] = deadline and max(0.001, deadline - loop.time())
-        _, connection = await loop.create_connection(lambda: Connection(self), sock=reached, **secure)
+        _, connection = await loop.create_connection(lambda: Connection(self, loop), sock=reached, **secure)
         if self._is_closed:
             connection.close()
         return connection

@@ -70,9 +70,9 @@ class Endpoint:
         """Begin with the first key."""
         self.keyring = Keyring(self.api_keys)
 
-    def next_key(self) -> str | None:
-        """Return the API key whose turn it is, or `None` when the provider needs none."""
-        return self.keyring.take(asyncio.get_running_loop().time())
+    def next_key(self, now: float) -> str | None:
+        """Return the API key whose turn it is at this moment of the loop's clock, or `None` when the provider needs none."""
+        return self.keyring.take(now)
 
     def without_secrets(self, text: str) -> str:
         """Take out of a provider's text what only the operator may know: its keys and where it is."""
@@ -105,6 +105,11 @@ class UpstreamResponse:
         self._is_encoded = self.headers.get("content-encoding", "identity").strip().lower() not in _PLAIN
         self.received = 0
         self._closed = False
+
+    @property
+    def has_arrived(self) -> bool:
+        """Say whether all of the body is here, so that nothing has to be waited for any more."""
+        return isinstance(self._stream, Body) and self._stream.has_arrived
 
     async def pour(self, take: Callable[[bytes], bool]) -> bool:
         """Give the body to `take` as it arrives, until that is enough or the body ends; say whether it was enough.

@@ -216,7 +216,9 @@ async def _meter(
         heartbeat = Heartbeat(beats, clock=utc_now)
         return LeasedMeter(store, heartbeat, journals, reconciler.resolve, metrics, usd_inr_rate=rate)
     journal.refuse_leftovers(journals)
-    return DirectMeter(store, hold_seconds=2 * settings.longest_exchange, usd_inr_rate=settings.usd_inr_rate)
+    return DirectMeter(
+        store, metrics, hold_seconds=2 * settings.longest_exchange, usd_inr_rate=settings.usd_inr_rate
+    )
 
 
 def _paths_of_calls(app: App) -> frozenset[str]:

@@ -45,7 +45,9 @@ class HotResponse(HTTPResponse):
 
     def __init__(self, body: bytes, headers: dict[str, str], content_type: str) -> None:
         """Answer 200."""
-        super().__init__(body, 200, None, content_type)
+        # What Sanic's own would set, but for two sets of headers that it makes to be thrown away.
+        self.asgi, self.stream, self._cookies = False, None, None
+        self.status, self.body, self.content_type = 200, body, content_type
         self.headers = headers
         headers["content-type"] = content_type
         self._is_with_tls = False

@@ -30,6 +30,7 @@ from proxy.metering.event import Event, correction, endless, is_unknown, totals_
 from proxy.metering.janitor import Janitor
 from proxy.metering.memory import recall, remember, unknown
 from proxy.metering.rollups import INDEXES, ROLLUPS, single_updates
+from proxy.metrics import Metrics
 
 SWEEP_SECONDS = 15.0
 _SWEEP_BATCH = 100
@@ -43,11 +44,14 @@ class DirectMeter:
 
     settles_at_once = False
 
-    def __init__(self, database: Database, *, hold_seconds: float, usd_inr_rate: Decimal) -> None:
+    def __init__(
+        self, database: Database, metrics: Metrics, *, hold_seconds: float, usd_inr_rate: Decimal
+    ) -> None:
         """Use the database's accounts and events; holds run out after `hold_seconds`."""
         self._accounts = database[ACCOUNTS]
         self._events = database[EVENTS]
         self._rollups = database[ROLLUPS]
+        self._metrics = metrics
         self._hold_seconds = hold_seconds
         self._usd_inr_rate = usd_inr_rate
         self._janitor = Janitor(database)
@@ -94,6 +98,8 @@ class DirectMeter:
     async def settle(self, reservation: Reservation, settlement: Settlement) -> None:
         """Write the event and then count it, however often the database has to be asked."""
         event = usage_event(reservation, settlement)
+        if event["overHold"]:
+            self._metrics.over_hold.labels(event["provider"]).inc()
         await self._insist(lambda: self._record(event), event["_id"])
 
     async def refund(self, reservation: Reservation) -> None:

@@ -13,6 +13,7 @@ import bson
 from bson.decimal128 import Decimal128
 from bson.raw_bson import RawBSONDocument
 
+from plugins.contract import Price
 from proxy.core import pricing
 from proxy.core.bill import Counted
 from proxy.core.rules import Kind, kind_of, used_of
@@ -256,16 +257,9 @@ def _price(settlement: Settlement, rare: Mapping[str, int]) -> dict[str, str] | 
     if settlement.price is None:
         return None
     price = pricing.effective(settlement.price, settlement.bill.tokens.prompt)
-    write = price.prompt if price.cache_write is None else price.cache_write
-    kept = {
-        "prompt": str(price.prompt),
-        "cached": str(price.prompt if price.cache_read is None else price.cache_read),
-        "cacheWrite": str(write),
-        "completion": str(price.completion),
-        "request": str(price.request),
-    }
     if not rare:
-        return kept
+        return _usual_prices(price, settlement.price_version)
+    write = price.prompt if price.cache_write is None else price.cache_write
     others = {
         "cacheWrite1h": write if price.cache_write_1h is None else price.cache_write_1h,
         # These come on top of what the same tokens cost as text.
@@ -273,7 +267,20 @@ def _price(settlement: Settlement, rare: Mapping[str, int]) -> dict[str, str] | 
         "audioOutput": pricing.surcharge(price.completion, price.audio_output),
         "imageOutput": pricing.surcharge(price.completion, price.image_output),
     }
-    return kept | {name: str(others[name]) for name in rare}
+    return _usual_prices(price, settlement.price_version) | {name: str(others[name]) for name in rare}
+
+
+@lru_cache(maxsize=1_024)
+def _usual_prices(price: Price, _version: str | None) -> dict[str, str]:
+    """Write down the prices that every request has, which are the same for all of a version: equal ones may differ in digits."""
+    write = price.prompt if price.cache_write is None else price.cache_write
+    return {
+        "prompt": str(price.prompt),
+        "cached": str(price.prompt if price.cache_read is None else price.cache_read),
+        "cacheWrite": str(write),
+        "completion": str(price.completion),
+        "request": str(price.request),
+    }
 
 
 @lru_cache(maxsize=16)
@@ -293,9 +300,13 @@ class _Amount(Decimal128):
 
     def __init__(self, bid: bytes) -> None:
         """Take the sixteen bytes of an amount, the low ones first."""
-        low, high = _HALVES.unpack(bid)
-        super().__init__((high, low))  # type: ignore[arg-type]  # its annotation leaves out what its documentation names
         self.bid = bid  # type: ignore[misc]  # a property of the class above
+
+    def __getattr__(self, name: str) -> Any:
+        """Work out what the class above keeps, when it is asked for: most amounts are encoded, and that is all."""
+        low, high = _HALVES.unpack(self.bid)
+        super().__init__((high, low))  # type: ignore[arg-type]  # its annotation leaves out what its documentation names
+        return object.__getattribute__(self, name)
 
 
 def decimal128(value: Decimal) -> Decimal128:

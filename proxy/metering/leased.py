@@ -33,7 +33,6 @@ from proxy.metering.recovery import Recovery, Resolve
 from proxy.metering.rollups import INDEXES, ROLLUPS
 from proxy.metering.worker import WITHOUT_BOOKS, Worker
 from proxy.metrics import Metrics
-from proxy.together import Together
 
 COMMIT_SECONDS = 0.1
 RECOVER_SECONDS = 2.0
@@ -67,7 +66,6 @@ class LeasedMeter:
         self._janitor = Janitor(database)
         self._workers: dict[str, Worker] = {}
         self._of_request: dict[str, Worker] = {}
-        self._notes = Together(self._write_notes)
         self._current: Worker | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._is_stopping = asyncio.Event()
@@ -132,21 +130,7 @@ class LeasedMeter:
         return reservation
 
     def note(self, reservation: Reservation, progress: Progress) -> None:
-        """Write into the journal how far a request has come.
-
-        Of a whole answer nobody sees anything before its end is in the journal, so its note waits for the end of the
-        loop's turn: most have ended by then, and need none. It took 1 % of a chat's CPU.
-        """
-        if reservation.want.stream:
-            self._write_note(reservation, progress)
-            return
-        self._notes.add((reservation, progress))
-
-    def _write_notes(self, notes: list[tuple[Reservation, Progress]]) -> None:
-        for reservation, progress in notes:
-            self._write_note(reservation, progress)
-
-    def _write_note(self, reservation: Reservation, progress: Progress) -> None:
+        """Write into the journal how far a request has come."""
         worker = self._of_request.get(reservation.want.request_id)
         if worker is not None:
             worker.note(reservation, progress)
@@ -154,8 +138,9 @@ class LeasedMeter:
     async def settle(self, reservation: Reservation, settlement: Settlement) -> None:
         """Write a request's event into the journal; the database hears of it with the next commit."""
         worker = self._of_request.pop(reservation.want.request_id, None)
-        if worker is not None:
-            worker.settle(reservation, settlement)
+        event = None if worker is None else worker.settle(reservation, settlement)
+        if event is not None and event["overHold"]:
+            self._metrics.over_hold.labels(event["provider"]).inc()
 
     async def refund(self, reservation: Reservation) -> None:
         """Give a request's amounts back to this worker's slice."""

@@ -130,8 +130,11 @@ class Slice:
 
     def covers(self, rules: Iterable[Rule], output_tokens: int) -> bool:
         """Say whether this share pays for a request with this output cap."""
-        for rule in rules:  # noqa: SIM110  a generator for `all` takes 0.6 us more, for every request
-            if self.usable(rule) < rule.fixed + rule.slope * output_tokens:
+        counters = self.counters
+        for rule in rules:  # not by `self.usable`, nor by `all`: every request takes this way
+            counter = counters.get(rule.counter)
+            need = rule.fixed + rule.slope * output_tokens
+            if need > (0 if counter is None else counter.usable(rule.limit)):
                 return False
         return True
 
@@ -155,18 +158,19 @@ class Slice:
             counter = self.counters[name]
             counter.held += amount
             counter.last_use = now
+            available = counter.leased - counter.held - counter.spent - counter.returning
             elsewhere = counter.remaining
-            available = counter.available()
             left[name] = available + elsewhere if elsewhere > 0 else available
         return left
 
     def release(self, amounts: Mapping[str, int], closed: Closed | None) -> None:
         """End a request: its hold goes, what its event uses is spent."""
+        used = {} if closed is None else closed.event["windows"]
         for name, amount in amounts.items():
-            self.counters[name].held -= amount
+            counter = self.counters[name]
+            counter.held -= amount
+            counter.spent += used.get(name, 0)
         if closed is not None:
-            for name, amount in closed.event["windows"].items():
-                self.counters[name].spent += amount
             self.closed.append(closed)
 
     def take_entry(self, entry: Mapping[str, Any] | None) -> None:

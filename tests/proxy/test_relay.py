@@ -56,9 +56,9 @@ async def test_keys_take_turns() -> None:
     upstream = OpenAICompatible()
     async with upstream, relaying(upstream, keys=("a", "b", "c")) as relay:
         endpoint = relay.endpoints["plain"]
-        assert [endpoint.next_key() for _ in range(5)] == ["a", "b", "c", "a", "b"]
+        assert [endpoint.next_key(0.0) for _ in range(5)] == ["a", "b", "c", "a", "b"]
     async with upstream, relaying(upstream) as relay:
-        assert relay.endpoints["plain"].next_key() is None
+        assert relay.endpoints["plain"].next_key(0.0) is None
 
 
 async def test_secrets_are_taken_out() -> None:

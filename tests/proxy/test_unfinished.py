@@ -6,12 +6,14 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from io import BytesIO
 from typing import Any
 
 import orjson
 import pytest
 
 from proxy.core.routing import Role
+from proxy.metering.journal import FoundJournal
 from tests.gateway import RunningGateway, provider_settings, running_gateway
 from tests.proxy.bare_provider import BareProvider, body_of
 from tests.proxy.stage import MINI, PLAIN, ask, assert_equals_books, staged
@@ -108,6 +110,31 @@ async def test_no_name_is_too_long_to_be_stored(mongodb_uri: str, *, stream: boo
             assert (boasted["servedModel"], boasted["generationId"]) == ("m" * 256, "i" * 256)
 
 
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+async def test_what_is_not_all_here_is_noted(mongodb_uri: str, *, stream: bool) -> None:
+    """Should we die while an answer arrives, the journal says who was asked; one that is all here is settled at once."""
+    kinds: dict[str, list[str]] = {}
+
+    async def arrive(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter, _body: bytes) -> None:
+        is_slow = len(kinds) == 1
+        await answer(writer, answered("gen-1", "model", stream=stream), stream=stream, is_slow=is_slow)
+
+    async with before_a_bare_provider(mongodb_uri, arrive) as gateway:
+        key = await gateway.key()
+        for name in ("at once", "slowly"):
+            response = await gateway.chat(key, ask(BARE, stream=stream))
+            assert response.status_code == 200
+            kinds[name] = journal_of(gateway, response.headers["x-request-id"])
+    assert kinds == {"at once": ["open", "close"], "slowly": ["open", "note", "close"]}
+
+
+def journal_of(gateway: RunningGateway, request_id: str) -> list[str]:
+    """Return the kinds of the records of a request in the gateway's one journal."""
+    (lock,) = gateway.parts.settings.data_dir.glob("journal/*/*/lock")
+    records = (entry.record for entry in FoundJournal(lock.parent, BytesIO()).entries())
+    return [record["k"] for record in records if record["id"] == request_id]
+
+
 @pytest.mark.parametrize("on_disconnect", ["cancel", "too late"])
 async def test_who_was_never_asked_is_owed_nothing(mongodb_uri: str, on_disconnect: str) -> None:
     """Whoever leaves, or runs out of time, while the connection is still being made has used nothing."""
@@ -141,11 +168,15 @@ def answered(identity: str, model: str, *, stream: bool) -> bytes:
     return orjson.dumps({"id": identity, "model": model, "choices": [choice], "usage": usage})
 
 
-async def answer(writer: asyncio.StreamWriter, body: bytes, *, stream: bool) -> None:
+async def answer(writer: asyncio.StreamWriter, body: bytes, *, stream: bool, is_slow: bool = False) -> None:
     if stream:
         body = b"data: %b\n\ndata: [DONE]\n\n" % body
     kind = b"text/event-stream" if stream else b"application/json"
     head = b"HTTP/1.1 200 OK\r\nContent-Type: %b\r\nContent-Length: %d\r\n\r\n" % (kind, len(body))
+    if is_slow:
+        writer.write(head)
+        await asyncio.sleep(0.1)
+        head = b""
     writer.write(head + body)
     await writer.drain()
 

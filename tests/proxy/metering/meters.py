@@ -147,7 +147,7 @@ async def leased(
 async def direct(uri: str, _folder: Path) -> AsyncIterator[DirectMeter]:
     """Run a direct meter for a while."""
     client = database.connect(uri)
-    meter = DirectMeter(database.database_of(client, "unused"), hold_seconds=60, usd_inr_rate=RATE)
+    meter = DirectMeter(database.database_of(client, "unused"), Metrics(), hold_seconds=60, usd_inr_rate=RATE)
     await meter.start()
     try:
         yield meter

@@ -13,6 +13,7 @@ from proxy.core.limits import UserLimits
 from proxy.documents import Outcome
 from proxy.errors import RateLimited, Unavailable
 from proxy.metering.direct import DirectMeter
+from proxy.metrics import Metrics
 from tests.proxy.metering.flaky import Fault, FlakyDatabase
 from tests.proxy.metering.meters import PLENTY, RATE, USER, budget, connected, direct, settlement, want
 
@@ -46,7 +47,7 @@ async def test_a_hold_that_nobody_heard_of_is_called_off(
     """Whether a hold was written before its request was refused, or is written afterwards: it holds nothing in the end."""
     async with connected(mongodb_uri) as books:
         store, trouble = FlakyDatabase.over(books.database)
-        meter = DirectMeter(store, hold_seconds=60, usd_inr_rate=RATE)
+        meter = DirectMeter(store, Metrics(), hold_seconds=60, usd_inr_rate=RATE)
         if account_exists:
             await meter.refund(await meter.reserve(want()))
             # The answer to the hold is lost, and that to the first try of calling it off.

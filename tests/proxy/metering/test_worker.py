@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +16,8 @@ from proxy.core.limits import UserLimits
 from proxy.errors import GatewayError, RateLimited, Unavailable
 from proxy.metering import group_commit
 from proxy.metering import worker as worker_module
-from proxy.metering.contract import Progress
 from proxy.metering.heartbeat import Heartbeat
-from proxy.metering.journal import FoundJournal, Journal, JournalError
+from proxy.metering.journal import Journal, JournalError
 from proxy.metering.worker import Worker
 from tests.gateway import provider_settings, running_gateway
 from tests.proxy.metering.meters import USER, Books, connected, leased, settlement, want
@@ -241,27 +239,4 @@ async def test_those_who_wait_are_told_when_the_gateway_ends(mongodb_uri: str, t
         assert all(isinstance(answer, GatewayError) for answer in answers)
         worker.refund(first)
         await worker.commit_all(10)
-        await books.assert_exact()
-
-
-def noted(folder: Path) -> set[str]:
-    """Return the requests of which there is a note in the one journal of a folder."""
-    (path,) = (path for path in folder.iterdir() if not path.name.startswith("."))
-    records = (record for _, record in FoundJournal(path, BytesIO()).entries())
-    return {record["id"] for record in records if record["k"] == "note"}
-
-
-async def test_a_note_is_there_before_anybody_has_seen_anything(mongodb_uri: str, tmp_path: Path) -> None:
-    """A stream's note is written at once, a whole answer's at the end of the turn, unless its event is there by then."""
-    async with connected(mongodb_uri) as books:
-        async with leased(mongodb_uri, tmp_path) as meter:
-            stream, slow, quick = [await meter.reserve(want(stream=each)) for each in (True, False, False)]
-            for reservation in (stream, slow, quick):
-                meter.note(reservation, Progress("openrouter", "some/model", "gen-1"))
-            assert noted(tmp_path) == {stream.want.request_id}
-            await meter.settle(quick, settlement())
-            await asyncio.sleep(0)
-            assert noted(tmp_path) == {stream.want.request_id, slow.want.request_id}
-            await meter.settle(slow, settlement())
-            await meter.refund(stream)
         await books.assert_exact()
