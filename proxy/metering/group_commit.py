@@ -114,20 +114,20 @@ class GroupCommit:
             chosen.append(slice_)
             events += len(batch.closed)
             if len(chosen) == _BATCH_ACCOUNTS or events >= _BATCH_EVENTS:
-                self._looked_around_at -= _LOOK_AROUND_SECONDS  # whoever was not looked at is next time
                 break
 
     def _candidates(self, now: float, *, everything: bool) -> list[str]:
         """Return the accounts to look at: those with news, and now and then those that may lie idle."""
-        if not everything and now - self._looked_around_at < _LOOK_AROUND_SECONDS:
-            return list(self.dirty)
-        self._looked_around_at = now
-        for user_id, slice_ in list(self.slices.items()):
-            slice_.forget(now)
-            if len(self.slices) > _MOST_AT_REST and slice_.is_at_rest and not slice_.lock.locked():
-                del self.slices[user_id]
-                self.dirty.pop(user_id, None)
-        return [*self.dirty, *(user_id for user_id in self.slices if user_id not in self.dirty)]
+        if everything or now - self._looked_around_at >= _LOOK_AROUND_SECONDS:
+            self._looked_around_at = now
+            for user_id, slice_ in list(self.slices.items()):
+                slice_.forget(now)
+                if len(self.slices) > _MOST_AT_REST and slice_.is_at_rest and not slice_.lock.locked():
+                    del self.slices[user_id]
+                    self.dirty.pop(user_id, None)
+            # Whoever has no news comes last, and is looked at once, in however many commits that takes.
+            self.dirty |= {user_id: None for user_id in self.slices if user_id not in self.dirty}
+        return list(self.dirty)
 
     async def _write(self, chosen: Sequence[Slice]) -> None:
         if not chosen:

@@ -38,10 +38,12 @@ def sums_of(events: Iterable[Mapping[str, Any]]) -> Sums:
     for group in alike.values():
         amounts = amounts_of(*group)
         for key, names in _places(group[0]):
-            if key not in sums:
-                sums[key] = {"names": names, "amounts": dict.fromkeys(AMOUNTS, 0)}
+            known = sums.get(key)
+            if known is None:
+                sums[key] = {"names": names, "amounts": dict(amounts)}
+                continue
             for name, amount in amounts.items():
-                sums[key]["amounts"][name] += amount
+                known["amounts"][name] += amount
     return sums
 
 

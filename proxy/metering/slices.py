@@ -215,11 +215,12 @@ class Slice:
         """Return what there is to count or to give back; the last batch again if it has not arrived."""
         if self.batch is not None:
             return self.batch
-        returned = {
-            name: left
-            for name, counter in self.counters.items()
-            if (left := counter.available()) > 0 and (everything or self._is_left_over(counter, now))
-        }
+        returned = {}
+        for name, counter in self.counters.items():
+            if everything or counter.is_near or now - counter.last_use > IDLE_SECONDS:
+                left = counter.available()
+                if left > 0 and (everything or self._is_left_over(counter, now)):
+                    returned[name] = left
         closed = tuple(self.closed[:MOST_EVENTS])
         if not closed and not returned:
             return None
