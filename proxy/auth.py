@@ -10,12 +10,14 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
+import bson
+from bson import ObjectId
 from pymongo.errors import PyMongoError
 
 from plugins.values import Value
@@ -77,12 +79,18 @@ class Caller(Value, frozen=True):
 
 @dataclass(slots=True)
 class _Known:
-    """What was found under a key's hash, when, and when somebody last asked; `None` is a key that is wrong."""
+    """What was found under a key's hash, when, and when somebody last asked.
 
-    document: Mapping[str, Any] | None
-    caller: Caller | None
+    `stored` is the key as the database has said it last: nothing, where there is none.
+    """
+
+    digest: str
     read_at: float
     used_at: float
+    stored: bytes = b""
+    caller: Caller | None = None
+    key_id: ObjectId | None = None
+    last_used: datetime | None = None
 
 
 class Authenticator:
@@ -94,6 +102,7 @@ class Authenticator:
         self._clock = clock
         self._loop = asyncio.get_running_loop()
         self._known: OrderedDict[str, _Known] = OrderedDict()
+        self._stored: dict[bytes, _Known] = {}
         self._asked: dict[str, asyncio.Future[Caller | None]] = {}
         self._reader: asyncio.Task[None] | None = None
         self._notes: set[asyncio.Task[None]] = set()
@@ -222,23 +231,42 @@ class Authenticator:
             {"$lookup": _OWNER},
             {"$project": _LEFT_OUT},
         ]
-        cursor = await keys.aggregate(stages)
-        found = {key["digest"]: key for key in await cursor.to_list()}
-        return {digest: self._remember(digest, found.get(digest), began) for digest in digests}
+        cursor = await keys.aggregate_raw_batches(stages, batchSize=_BATCH)
+        found: dict[str, _Known] = {}
+        async for batch in cursor:
+            for document in _documents_in(batch):
+                # Most keys are as they were, which their bytes tell in a tenth of the time that reading them takes.
+                known, key = self._stored.get(document), None
+                if known is None:
+                    key = bson.decode(document, keys.codec_options)
+                    known = self._entry(key["digest"], began)
+                found[known.digest] = self._remember(known, document, key, began)
+        for digest in digests:
+            if digest not in found:
+                found[digest] = self._remember(self._entry(digest, began), b"", None, began)
+        return found
 
-    def _remember(self, digest: str, key: Mapping[str, Any] | None, now: float) -> _Known:
+    def _entry(self, digest: str, now: float) -> _Known:
         known = self._known.get(digest)
         if known is None:
-            known = self._known[digest] = _Known(None, None, now, now)
+            known = self._known[digest] = _Known(digest, now, now)
             if len(self._known) > _MOST_ENTRIES:
-                self._known.popitem(last=False)
+                _, oldest = self._known.popitem(last=False)
+                self._stored.pop(oldest.stored, None)
+        return known
+
+    def _remember(self, known: _Known, stored: bytes, key: Mapping[str, Any] | None, now: float) -> _Known:
         if known.read_at > now:
             return known  # somebody asked later and was answered before
-        if known.document != key:  # comparing takes a fifth of reading it into a caller
-            known.document, known.caller = key, None if key is None else self._read(key)
         known.read_at = now
-        if key is not None and known.caller is not None:
-            self._note_use(key)
+        if stored != known.stored:
+            self._stored.pop(known.stored, None)
+            known.stored, known.caller = stored, None
+            if key is not None:
+                self._stored[stored] = known
+                known.caller, known.key_id, known.last_used = self._read(key), key["_id"], key.get("lastUsed")
+        if known.caller is not None:
+            self._note_use(known)
         return known
 
     def _read(self, key: Mapping[str, Any]) -> Caller | None:
@@ -260,13 +288,22 @@ class Authenticator:
             allowed_networks=tuple(map(read_network, key.get("allowedIps") or ())),
         )
 
-    def _note_use(self, key: Mapping[str, Any]) -> None:
-        now, last = self._clock(), key.get("lastUsed")
+    def _note_use(self, known: _Known) -> None:
+        now, last = self._clock(), known.last_used
         if last is not None and now - last < _LAST_USED_STEP:
             return
-        task = asyncio.create_task(_write_last_use(key["_id"], now))
+        task = asyncio.create_task(_write_last_use(known.key_id, now))
         self._notes.add(task)
         task.add_done_callback(self._notes.discard)
+
+
+def _documents_in(batch: bytes) -> Iterator[bytes]:
+    """Cut documents apart, each of which begins with its length (bsonspec.org)."""
+    start = 0
+    while start < len(batch):
+        end = start + int.from_bytes(batch[start : start + 4], "little")
+        yield batch[start:end]
+        start = end
 
 
 def _limits(overrides: Mapping[str, Any], defaults: UserLimits) -> UserLimits:

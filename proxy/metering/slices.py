@@ -23,7 +23,9 @@ from proxy.metering.event import endless
 
 FIRST_APPETITE = 16
 _MOST_APPETITE = 4096
-_QUICK_SECONDS = 0.5
+_QUICK_SECONDS = 30.0
+"""How long a lease should last: a command to the database costs as much as two requests."""
+
 _SHARE = 16
 """A lease takes at most this part of what is left, unless the waiting requests need more."""
 
@@ -197,7 +199,7 @@ class Slice:
             counter.last_use = now
 
     def appetite(self, rule: Rule, typical: int, now: float) -> int:
-        """Return how much to lease ahead of need; it doubles while slices are used up within half a second."""
+        """Return how much to lease ahead of need; it doubles while slices are used up quickly."""
         counter = self.counters[rule.counter]
         if now - counter.leased_at < _QUICK_SECONDS:
             counter.appetite = min(counter.appetite * 2, _MOST_APPETITE)
@@ -207,9 +209,13 @@ class Slice:
         return counter.appetite * typical
 
     def note_nearness(self, rule: Rule, typical: int) -> None:
-        """Remember whether a limit is so near that what is left over goes back at once."""
+        """Remember whether a limit is so near that what is left over goes back at once.
+
+        It is if what nobody has leased might be used up here while an amount lies idle.
+        """
         counter = self.counters[rule.counter]
-        counter.is_near = counter.remaining // _SHARE < counter.appetite * typical
+        last = IDLE_SECONDS / _QUICK_SECONDS * counter.appetite
+        counter.is_near = counter.remaining < max(_SHARE * FIRST_APPETITE, last) * typical
 
     def next_batch(self, now: float, *, everything: bool = False) -> Batch | None:
         """Return what there is to count or to give back; the last batch again if it has not arrived."""
