@@ -43,10 +43,12 @@ def first(found: Iterable[T | None]) -> T | None:
 
 def count(value: object) -> int | None:
     """Read a number of tokens, or return `None` for what cannot be one."""
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
     # The type itself, for a truth value is an int too.
-    return value if type(value) is int and 0 <= value <= MOST_TOKENS else None
+    if type(value) is not int:
+        if not isinstance(value, float) or not value.is_integer():
+            return None
+        value = int(value)
+    return value if 0 <= value <= MOST_TOKENS else None
 
 
 def amount(value: object) -> Decimal | None:

@@ -134,6 +134,10 @@ class Body(httpx.AsyncByteStream):
             finally:
                 self._take = None
 
+    def rest(self) -> bytes:
+        """Return what has arrived since the last time, or nothing."""
+        return self._pop() if self._pieces else b""
+
     async def aclose(self) -> None:
         """Close the connection, unless all has arrived: then it went back to the pool by itself."""
         self._close()

@@ -96,7 +96,14 @@ class Exchange:
         health, targets = self._services.health, self._plan.targets
         itinerary, failure = Itinerary(len(targets), health.retries), None
         wish = self._plan.asked.body.get("provider")
-        while (step := itinerary.next()) is not None and await self._is_time_for(step):
+        while (step := itinerary.next()) is not None and self._is_time_for(step):
+            wait = step.not_before - self._loop.time()
+            if wait > 0:
+                await asyncio.sleep(wait)
+            if self._audience.is_gone:
+                self._ending = self._ending or Outcome.CLIENT_GONE
+            if self._ending is not None:
+                break
             self._go_to(targets[step.position])
             admission = health.admit(self._target, wish, is_retry=step.is_retry)
             if isinstance(admission, Spared):
@@ -119,18 +126,11 @@ class Exchange:
         self._to_blame = self._target
         return Failure(FailureKind.UNREACHABLE, "It is spared.", retry_after=max(1.0, spared.seconds))
 
-    async def _is_time_for(self, step: Step) -> bool:
-        """Wait for a step; say whether it is still of use."""
+    def _is_time_for(self, step: Step) -> bool:
+        """Say whether a step comes before its target's time is over."""
         target = self._plan.targets[step.position]
         timeouts = self._services.relay.endpoints[target.entry.provider].timeouts.changed(target.timeouts)
-        if max(step.not_before, self._loop.time()) >= self._began + timeouts.total:
-            return False
-        wait = step.not_before - self._loop.time()
-        if wait > 0:
-            await asyncio.sleep(wait)
-        if self._audience.is_gone:
-            self._ending = self._ending or Outcome.CLIENT_GONE
-        return self._ending is None
+        return max(step.not_before, self._loop.time()) < self._began + timeouts.total
 
     def _go_to(self, target: Target) -> None:
         """Turn to a target, and count it if that means leaving another one."""

@@ -97,6 +97,7 @@ class UpstreamResponse:
     ) -> None:
         """Wrap an answer whose head has arrived."""
         self._stream = stream
+        self._body = stream if isinstance(stream, Body) else None
         self._pieces: AsyncIterator[bytes] | None = None
         self.status = status
         # httpx guesses an encoding for each look at the headers; HTTP knows one.
@@ -109,7 +110,7 @@ class UpstreamResponse:
     @property
     def has_arrived(self) -> bool:
         """Say whether all of the body is here, so that nothing has to be waited for any more."""
-        return isinstance(self._stream, Body) and self._stream.has_arrived
+        return self._body is not None and self._body.has_arrived
 
     async def pour(self, take: Callable[[bytes], bool]) -> bool:
         """Give the body to `take` as it arrives, until that is enough or the body ends; say whether it was enough.
@@ -119,8 +120,8 @@ class UpstreamResponse:
         if self._is_encoded:
             raise RelayFailed(ENCODED, reached=True)
         try:
-            if isinstance(self._stream, Body):
-                return await self._stream.pour(take)
+            if self._body is not None:
+                return await self._body.pour(take)
             self._pieces = self._pieces or aiter(self._stream)
             async for piece in self._pieces:
                 if take(piece):
@@ -138,19 +139,23 @@ class UpstreamResponse:
             self.received += len(piece)
             return self.received > limit
 
-        if await self.pour(take):
+        if self._body is not None and self._body.has_arrived and not self._is_encoded:
+            is_too_large = take(self._body.rest())  # it came with its head, and nothing has to be waited for
+        else:
+            is_too_large = await self.pour(take)
+        if is_too_large:
             raise RelayFailed(Failure(FailureKind.PROVIDER, "the answer is too large"), reached=True)
         return b"".join(pieces)
 
     def leave(self) -> None:
         """Let a stream whose last event was read end by itself, so that its connection can be used again."""
-        if isinstance(self._stream, Body):
+        if self._body is not None:
             self._closed = True
-            self._stream.leave()
+            self._body.leave()
 
     async def aclose(self) -> None:
         """Close the exchange; an unfinished one closes its connection, which stops the provider."""
-        if self._closed:
+        if self._closed or self.has_arrived:
             return
         self._closed = True
         try:

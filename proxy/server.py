@@ -259,7 +259,7 @@ async def _begin_request(request: Request) -> HTTPResponse | None:
     if request.headers.get("content-encoding", "identity").lower() != "identity":
         raise UnsupportedMedia("Send the body without a content encoding.")
     preflight = cors.answer_preflight(request)
-    if preflight is None:
+    if preflight is None and request.path.startswith("/api/"):
         await ratelimit.limit_api(request)
     return preflight
 

@@ -55,7 +55,7 @@ def begin(request: Request, log: RequestLog, trusted: tuple[Network, ...]) -> No
     """Identify a request; raise `InvalidRequest` when its URL carries a secret."""
     context, given_headers = request.ctx, request.headers
     context.id = new_request_id()
-    forwarded = given_headers.getall("x-forwarded-for", [])
+    forwarded = given_headers.getall("x-forwarded-for", []) if trusted else []
     context.client = client_address(request.ip, forwarded, trusted)
     fields = {"address": context.client}
     given = given_headers.get(HEADER)
