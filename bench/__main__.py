@@ -13,6 +13,7 @@ from bench.data import Size
 from bench.gateways import PEERS
 from bench.measure import SCENARIOS, SHORT, STREAM
 from bench.overload import Crowd, overload
+from bench.processes import CannotRun
 from bench.profiling import profile
 from bench.scale import measure_scale
 from bench.scaling import measure_scaling
@@ -43,7 +44,7 @@ def main() -> int:
     more = commands.add_parser("workers", help="what a second worker brings")
     more.add_argument("--workers", type=int, default=2)
     more.add_argument("--rounds", type=int, default=5)
-    more.add_argument("--seconds", type=float, default=2.0, help="of one round")
+    more.add_argument("--seconds", type=float, default=3.0, help="of one round")
     more.set_defaults(command=_workers)
     full = commands.add_parser("overload", help="how long a refusal takes")
     full.add_argument("--streams", type=int, default=200, help="that are open, as many as there may be")
@@ -90,7 +91,11 @@ def _streams(options: argparse.Namespace) -> int:
 
 
 def _workers(options: argparse.Namespace) -> int:
-    print(uvloop.run(measure_scaling(options.workers, options.rounds, options.seconds)))
+    try:
+        print(uvloop.run(measure_scaling(options.workers, options.rounds, options.seconds)))
+    except CannotRun as exc:
+        print(f"error: {exc}", file=sys.stderr)
+        return 1
     return 0
 
 

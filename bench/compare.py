@@ -87,7 +87,7 @@ async def _measure(
         for name, gateway in gateways.items()
         if gateway.all_keys is not None or not scenario.all_keys
     }
-    for number in range(rounds + 1):
+    for number in range(rounds * scenario.times + 1):
         for name, measurement in tuple(running.items()):
             try:
                 if number == 0:
