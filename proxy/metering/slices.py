@@ -11,6 +11,7 @@ import asyncio
 from collections import defaultdict, deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from math import inf
 from typing import Any, NamedTuple
 
 from bson.decimal128 import Decimal128
@@ -26,6 +27,7 @@ _MOST_APPETITE = 4096
 _QUICK_SECONDS = 30.0
 """How long a lease should last: a command to the database costs as much as two requests."""
 
+_LONG_AGO = -inf
 _SHARE = 16
 """A lease takes at most this part of what is left, unless the waiting requests need more."""
 
@@ -88,7 +90,7 @@ class Counter:
     used: int = 0
     remaining: int = 0
     appetite: int = FIRST_APPETITE
-    leased_at: float = -1.0
+    leased_at: float = _LONG_AGO
     last_use: float = 0.0
     is_near: bool = False
 
@@ -209,13 +211,9 @@ class Slice:
         return counter.appetite * typical
 
     def note_nearness(self, rule: Rule, typical: int) -> None:
-        """Remember whether a limit is so near that what is left over goes back at once.
-
-        It is if what nobody has leased might be used up here while an amount lies idle.
-        """
+        """Remember whether a limit is so near that what is left over goes back at once."""
         counter = self.counters[rule.counter]
-        last = IDLE_SECONDS / _QUICK_SECONDS * counter.appetite
-        counter.is_near = counter.remaining < max(_SHARE * FIRST_APPETITE, last) * typical
+        counter.is_near = counter.remaining // _SHARE < counter.appetite * typical
 
     def next_batch(self, now: float, *, everything: bool = False) -> Batch | None:
         """Return what there is to count or to give back; the last batch again if it has not arrived."""
@@ -227,6 +225,7 @@ class Slice:
                 left = counter.available()
                 if left > 0 and (everything or self._is_left_over(counter, now)):
                     returned[name] = left
+                    counter.leased_at = _LONG_AGO  # it was not used up, however soon the next one is
         closed = tuple(self.closed[:MOST_EVENTS])
         if not closed and not returned:
             return None
