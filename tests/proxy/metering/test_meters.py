@@ -184,3 +184,14 @@ async def test_no_sum_is_ever_full(mongodb_uri: str, tmp_path: Path, running: An
             sessions = await statistics.by_session(books.database, USER, [session])
             assert (sessions[session].requests, sessions[session].cost_inr) == (3, total)
         await books.assert_exact()
+
+
+async def test_what_went_over_its_hold_is_counted(mongodb_uri: str, tmp_path: Path, running: Any) -> None:
+    """A provider that counts more than could be held is in the metrics, and its event says so."""
+    async with connected(mongodb_uri) as books, running(mongodb_uri, tmp_path) as meter:
+        for cost in ("0.000001", "1000"):
+            reservation = await meter.reserve(want(key_limits=budget("1")))
+            await meter.settle(reservation, settlement(cost=cost))
+        await meter.flush()
+        assert sorted(event["overHold"] for event in await books.events()) == [False, True]
+        assert meter._metrics.over_hold.labels("openrouter")._value.get() == 1.0
