@@ -15,7 +15,7 @@ from typing import Any
 
 from bench.client import WrongAnswer
 from bench.gateways import PEERS, PROJECT, Running, Start, direct, ours
-from bench.measure import GROUPS, Measurement, Row, Scenario, measure_memory, memory_of
+from bench.measure import SCENARIOS, Measurement, Row, Scenario, measure_memory, memory_of
 from bench.processes import CannotRun, free_port, running, wait_for_port
 
 Results = dict[str, Any]
@@ -41,8 +41,8 @@ async def compare(peers: Sequence[str], *, rounds: int, seconds: float, memory_r
                 else:
                     print(f"{name}: first answer after {gateway.start_seconds:.1f} s", flush=True)
                     found["gateways"][name] = _begun(gateway)
-            for times, group in GROUPS:
-                await _measure(gateways, group, rounds * times, seconds, found["gateways"])
+            for scenario in SCENARIOS:
+                await _measure(gateways, scenario, rounds, seconds, found["gateways"])
             for name, gateway in gateways.items():
                 found["gateways"][name]["memory_mib"] = memory_of(gateway)
             if memory_requests:
@@ -79,17 +79,16 @@ def _begun(gateway: Running) -> dict[str, Any]:
 
 
 async def _measure(
-    gateways: Mapping[str, Running], group: Sequence[Scenario], rounds: int, seconds: float, found: Results
+    gateways: Mapping[str, Running], scenario: Scenario, rounds: int, seconds: float, found: Results
 ) -> None:
-    """Measure scenarios on every gateway that has them, a round of each in turn; who answers wrongly is left out."""
+    """Measure one scenario on every gateway that has it, a round of each in turn; who answers wrongly is left out."""
     running = {
-        (name, scenario.name): Measurement(gateway, scenario)
-        for scenario in group
+        name: Measurement(gateway, scenario)
         for name, gateway in gateways.items()
         if gateway.all_keys is not None or not scenario.all_keys
     }
-    for number in range(rounds + 1):
-        for (name, scenario), measurement in tuple(running.items()):
+    for number in range(rounds * scenario.times + 1):
+        for name, measurement in tuple(running.items()):
             try:
                 if number == 0:
                     await measurement.warm_up(max(1.0, seconds / 2))
@@ -97,10 +96,10 @@ async def _measure(
                     await measurement.round(seconds)
             except* WrongAnswer as exc:  # from one of many connections, or from the round as a whole
                 reason = " ".join(str(exc.exceptions[0]).split())[:200]
-                print(f"{name}: {scenario}: {reason}", flush=True)
-                found[name]["failures"][scenario] = reason
-                del running[name, scenario]
-    for (name, _), measurement in running.items():
+                print(f"{name}: {scenario.name}: {reason}", flush=True)
+                found[name]["failures"][scenario.name] = reason
+                del running[name]
+    for name, measurement in running.items():
         print(_line(name, measurement.row), flush=True)
         found[name]["rows"].append(asdict(measurement.row))
 
