@@ -12,6 +12,8 @@ from bench.gateways import Running
 from bench.processes import read
 
 MEBIBYTE = 2**20
+_ACQUAINTED = 40
+"""Requests of a key after which its leases last for half a minute, as they do from then on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,10 +82,13 @@ class Measurement:
         self._rates: list[float] = []
 
     async def warm_up(self, seconds: float) -> None:
-        """Ask for a moment; with all keys, so often that what is measured is their use and not their acquaintance."""
+        """Ask for a moment; with all keys, so often that what is measured is their use and not their acquaintance.
+
+        A key's first lease is for 16 requests. All keys would use theirs up at once, in the midst of the measurement.
+        """
         await ask(self._target, self._scenario, seconds)
         if self._scenario.all_keys:
-            await ask(self._target, self._scenario, 60.0, most=2 * len(self._target.headers))
+            await ask(self._target, self._scenario, 60.0, most=_ACQUAINTED * len(self._target.headers))
 
     async def round(self, seconds: float) -> None:
         """Ask for so long; raise `WrongAnswer`."""
