@@ -258,13 +258,14 @@ class Authenticator:
     def _remember(self, known: _Known, stored: bytes, key: Mapping[str, Any] | None, now: float) -> _Known:
         if known.read_at > now:
             return known  # somebody asked later and was answered before
-        known.read_at = now
         if stored != known.stored:
+            caller = None if key is None else self._read(key)
             self._stored.pop(known.stored, None)
-            known.stored, known.caller = stored, None
+            known.stored, known.caller = stored, caller
             if key is not None:
                 self._stored[stored] = known
-                known.caller, known.key_id, known.last_used = self._read(key), key["_id"], key.get("lastUsed")
+                known.key_id, known.last_used = key["_id"], key.get("lastUsed")
+        known.read_at = now
         if known.caller is not None:
             self._note_use(known)
         return known
