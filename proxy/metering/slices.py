@@ -221,11 +221,10 @@ class Slice:
             return self.batch
         returned = {}
         for name, counter in self.counters.items():
-            if everything or counter.is_near or now - counter.last_use > IDLE_SECONDS:
-                left = counter.available()
-                if left > 0 and (everything or self._is_left_over(counter, now)):
-                    returned[name] = left
-                    counter.leased_at = _LONG_AGO  # it was not used up, however soon the next one is
+            left = counter.available()
+            if left > 0 and (everything or self._is_left_over(counter, now)):
+                returned[name] = left
+                counter.leased_at = _LONG_AGO  # it was not used up, however soon the next one is
         closed = tuple(self.closed[:MOST_EVENTS])
         if not closed and not returned:
             return None
