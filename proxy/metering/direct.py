@@ -15,6 +15,7 @@ from decimal import Decimal
 from typing import Any
 
 import structlog
+from msgspec import convert, to_builtins
 from pymongo import ReturnDocument
 from pymongo.errors import BulkWriteError, DuplicateKeyError, PyMongoError
 
@@ -28,7 +29,7 @@ from proxy.metering.accounts import standings_of, taken, used_and_held
 from proxy.metering.contract import Progress, Reservation, Settlement, Standing, Want
 from proxy.metering.event import Event, correction, endless, is_unknown, totals_of, usage_event
 from proxy.metering.janitor import Janitor
-from proxy.metering.memory import recall, remember, unknown
+from proxy.metering.memory import Memory, recall, remember, unknown
 from proxy.metering.rollups import INDEXES, ROLLUPS, single_updates
 from proxy.metrics import Metrics
 
@@ -180,7 +181,7 @@ class DirectMeter:
             "_id": want.request_id,
             "exp": self._expiry(want),
             "s": amounts,
-            "w": {"$literal": remember(want)},
+            "w": {"$literal": to_builtins(remember(want), builtin_types=(datetime,))},
         }
         return await self._accounts.find_one_and_update(
             {"_id": want.user_id, "h._id": {"$ne": want.request_id}, "$expr": {"$and": conditions}},
@@ -279,7 +280,7 @@ class DirectMeter:
             await self._count(user_id, str(hold["_id"]), stored)
             return
         log.warning("closing the hold of a lost request", request=hold["_id"])
-        reservation = recall(str(hold["_id"]), memory, hold["s"])
+        reservation = recall(str(hold["_id"]), convert(memory, Memory), hold["s"])
         await self._record(usage_event(reservation, unknown(reservation, None, self._usd_inr_rate)))
 
     async def _sweep_for_ever(self) -> None:

@@ -16,13 +16,16 @@ from pymongo import ReturnDocument, UpdateOne
 from proxy.database import Database
 from proxy.documents import ACCOUNTS, EVENTS
 from proxy.metering import duplicates
-from proxy.metering.event import totals_of
+from proxy.metering.event import Event, encodable, totals_of, usage_event
 from proxy.metering.rollups import ROLLUPS, sums_of, updates
 from proxy.metering.slices import Batch, Closed, Slice, count_update, fence
 
 _BATCH_ACCOUNTS = 500
 _BATCH_EVENTS = 2_000
 """What is told at once takes half a second where the database shares two processors with everything else (measured)."""
+
+_EVENTS_AT_ONCE = 100
+"""After so many, which take a millisecond, everything else has its turn."""
 
 _LOOK_AROUND_SECONDS = 5.0
 _MOST_AT_REST = 10_000
@@ -137,27 +140,42 @@ class GroupCommit:
                 await self.look(slice_)
         if self.is_lost:
             return
-        batches = [(slice_, slice_.batch) for slice_ in chosen if slice_.batch is not None]
-        await duplicates.insert(self._events, [item.stored for _, batch in batches for item in batch.closed])
-        await self._roll_up([(batch.closed, batch.thru) for _, batch in batches])
+        batches = [
+            (slice_, slice_.batch, await self._events_of(slice_.batch))
+            for slice_ in chosen
+            if slice_.batch is not None
+        ]
+        events = [event for *_, own in batches for event in own]
+        await duplicates.insert(self._events, [encodable(event) for event in events])
+        await self._roll_up([(own, batch.thru) for _, batch, own in batches])
         commands = []
-        for slice_, batch in batches:
-            totals = totals_of(*[closed.event for closed in batch.closed])
-            guard, update = count_update(slice_, batch, self._journal, totals)
+        for slice_, batch, own in batches:
+            guard, update = count_update(slice_, batch, self._journal, totals_of(*own))
             commands.append(UpdateOne(guard, update))
             slice_.is_unsure = True
         if not commands:
             return
         result = await self._accounts.bulk_write(commands, ordered=False)
         if result.matched_count == len(commands):
-            for slice_, batch in batches:
+            for slice_, batch, _ in batches:
                 self._counted(slice_, batch)
 
-    async def _roll_up(self, batches: Iterable[tuple[Sequence[Closed], int]]) -> None:
+    async def _events_of(self, batch: Batch) -> list[Event]:
+        """Build a batch's events, the same at every try, without keeping the event loop for long."""
+        events = []
+        for place, closed in enumerate(batch.closed, start=1):
+            event = usage_event(closed.reservation, closed.settlement, closed.used)
+            event["journal"], event["offset"] = self._journal, closed.start
+            events.append(event)
+            if not place % _EVENTS_AT_ONCE:
+                await asyncio.sleep(0)
+        return events
+
+    async def _roll_up(self, batches: Iterable[tuple[Sequence[Event], int]]) -> None:
         commands = [
             command
-            for closed, thru in batches
-            if closed
-            for command in updates(sums_of([item.event for item in closed]), self._journal, thru)
+            for events, thru in batches
+            if events
+            for command in updates(sums_of(events), self._journal, thru)
         ]
         await duplicates.write(self._rollups, commands)

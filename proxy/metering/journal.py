@@ -7,7 +7,7 @@ always be closed, even on a full disk. A journal belongs to whoever holds the lo
 lets go of it when the process dies, and not before.
 
     <folder>/<name>/lock           held while the worker lives
-    <folder>/<name>/00000000.seg   records: magic, CRC-32, BSON; zeros where nothing is written yet
+    <folder>/<name>/00000000.seg   records: magic, CRC-32, length, MessagePack; zeros where nothing is written yet
     <folder>/.<name>               a journal that is being made, or one that is being deleted: nobody's
 
 An offset counts bytes from the journal's first segment on, so it grows for ever and names one place.
@@ -26,12 +26,12 @@ import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, Self
+from typing import BinaryIO, NamedTuple, Self
 
-import bson
+import msgspec
 import structlog
-from bson.codec_options import CodecOptions
-from bson.errors import InvalidBSON
+
+from proxy.metering.records import Ended, Noted, Opened, Record
 
 SEGMENT_BYTES = 8 * 2**20
 CLOSE_BYTES = 4096
@@ -40,10 +40,11 @@ CLOSE_BYTES = 4096
 LITTER_SECONDS = 3600.0
 """After so long, what a process that died has left while it made or deleted a journal is thrown away."""
 
-_HEADER = struct.Struct("<4sI")
-_MAGIC = b"AIP1"
-_OPTIONS: CodecOptions[dict[str, Any]] = CodecOptions(tz_aware=True)
-_SMALLEST = 5
+_HEADER = struct.Struct("<4sII")
+_MAGIC = b"AIP2"
+_ANY_MAGIC = b"AIP"
+_encoder = msgspec.msgpack.Encoder()  # three to six times as fast as BSON
+_decoder = msgspec.msgpack.Decoder(Record)
 log = structlog.get_logger(__name__)
 
 
@@ -52,10 +53,11 @@ class JournalError(Exception):
 
 
 class Entry(NamedTuple):
-    """One record, and the offset behind it."""
+    """One record, where it begins, and the offset behind it."""
 
+    start: int
     offset: int
-    record: dict[str, Any]
+    record: Record
 
 
 class Journal:
@@ -98,34 +100,34 @@ class Journal:
         self._make_room((len(self._open) + 2) * CLOSE_BYTES)
         self._write(bytes(_HEADER.size))
 
-    def open(self, request_id: str, record: dict[str, Any]) -> int:
+    def open(self, record: Opened) -> int:
         """Append the beginning of a request, if there is room for its end too; raise `JournalError` if not."""
-        data = _encode({"k": "open", "id": request_id, **record})
+        data = _encode(record)
         self._make_room(len(data) + (len(self._open) + 1) * CLOSE_BYTES)
         offset = self._append(data)
-        self._open.add(request_id)
+        self._open.add(record.id)
         return offset
 
-    def note(self, request_id: str, record: dict[str, Any]) -> None:
+    def note(self, record: Noted) -> None:
         """Append a remark on an open request; without room it is left out, which costs precision and no truth."""
-        data = _encode({"k": "note", "id": request_id, **record})
+        data = _encode(record)
         try:
             self._make_room(len(data) + len(self._open) * CLOSE_BYTES)
             self._append(data)
         except JournalError as exc:
-            log.warning("a note was left out of the journal", request=request_id, cause=str(exc))
+            log.warning("a note was left out of the journal", request=record.id, cause=str(exc))
 
-    def close(self, request_id: str, record: dict[str, Any]) -> int:
+    def close(self, record: Ended) -> int:
         """Append the end of a request, into the room that was kept for it.
 
         Raises `JournalError` when it is larger than that and there is no other, or when the disk fails: then the
         request stays open here.
         """
-        data = _encode({"k": "close", "id": request_id, **record})
+        data = _encode(record)
         if len(data) > CLOSE_BYTES:
             self._make_room(len(data) + (len(self._open) - 1) * CLOSE_BYTES)
         offset = self._append(data)
-        self._open.discard(request_id)
+        self._open.discard(record.id)
         return offset
 
     def close_unwritten(self, request_id: str) -> int:
@@ -221,12 +223,19 @@ class FoundJournal:
         return None if lock is None else cls(path, lock)
 
     def entries(self) -> Iterator[Entry]:
-        """Iterate over its records; skip and report what cannot be read."""
+        """Iterate over its records; skip and report what cannot be read.
+
+        Raises `JournalError` if it was written by a version of the gateway that has other records.
+        """
         paths = sorted(self.path.glob("*.seg"))
         # The last one may be short: its worker died, or the disk was full, while it was allocated.
         segment_bytes = max((path.stat().st_size for path in paths), default=0)
         for path in paths:
             data = path.read_bytes()
+            if data.startswith(_ANY_MAGIC) and not data.startswith(_MAGIC):
+                raise JournalError(
+                    "another version of the gateway wrote it: that one finishes it when it starts"
+                )
             base = int(path.stem) * segment_bytes
             position = 0
             while (start := data.find(_MAGIC, position)) >= 0:
@@ -236,7 +245,7 @@ class FoundJournal:
                 if record is None:
                     log.error("the journal holds a broken record", journal=str(path), offset=start)
                 else:
-                    yield Entry(base + position, record)
+                    yield Entry(base + start, base + position, record)
 
     def end_here(self, *, delete: bool) -> None:
         """Let go of it; `delete` it when everything in it has arrived elsewhere."""
@@ -319,23 +328,22 @@ def _segment_path(path: Path, number: int) -> Path:
     return path / f"{number:08d}.seg"
 
 
-def _encode(record: dict[str, Any]) -> bytes:
-    body = bson.encode(record)
-    return _HEADER.pack(_MAGIC, zlib.crc32(body)) + body
+def _encode(record: Record) -> bytes:
+    body = _encoder.encode(record)
+    return _HEADER.pack(_MAGIC, zlib.crc32(body), len(body)) + body
 
 
-def _decode(data: bytes, start: int) -> tuple[dict[str, Any] | None, int]:
+def _decode(data: bytes, start: int) -> tuple[Record | None, int]:
     """Read the record at `start`; return it, or `None` if it is broken, and where to read on."""
     after_magic = start + len(_MAGIC)
     body_start = start + _HEADER.size
-    if body_start + _SMALLEST > len(data):
+    if body_start > len(data):
         return None, after_magic
-    _, checksum = _HEADER.unpack_from(data, start)
-    (length,) = struct.unpack_from("<i", data, body_start)
-    body = data[body_start : body_start + length] if length >= _SMALLEST else b""
+    _, checksum, length = _HEADER.unpack_from(data, start)
+    body = data[body_start : body_start + length]
     if len(body) != length or zlib.crc32(body) != checksum:
         return None, after_magic
     try:
-        return bson.decode(body, _OPTIONS), body_start + length
-    except InvalidBSON:
+        return _decoder.decode(body), body_start + length
+    except msgspec.DecodeError:
         return None, after_magic

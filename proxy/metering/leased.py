@@ -26,6 +26,7 @@ from proxy.errors import Unavailable
 from proxy.metering import days
 from proxy.metering.accounts import standings_of
 from proxy.metering.contract import Progress, Reservation, Settlement, Standing, Want
+from proxy.metering.event import is_over_hold
 from proxy.metering.heartbeat import BEAT_SECONDS, Heartbeat
 from proxy.metering.janitor import Janitor
 from proxy.metering.journal import Journal, JournalError, throw_away_litter
@@ -138,9 +139,9 @@ class LeasedMeter:
     async def settle(self, reservation: Reservation, settlement: Settlement) -> None:
         """Write a request's event into the journal; the database hears of it with the next commit."""
         worker = self._of_request.pop(reservation.want.request_id, None)
-        event = None if worker is None else worker.settle(reservation, settlement)
-        if event is not None and event["overHold"]:
-            self._metrics.over_hold.labels(event["provider"]).inc()
+        used = None if worker is None else worker.settle(reservation, settlement)
+        if used is not None and is_over_hold(reservation, used):
+            self._metrics.over_hold.labels(settlement.provider).inc()
 
     async def refund(self, reservation: Reservation) -> None:
         """Give a request's amounts back to this worker's slice."""

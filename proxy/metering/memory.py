@@ -3,57 +3,73 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime
 from decimal import Decimal
-from typing import Any
 
 from plugins.contract import Price
+from plugins.values import Value
 from proxy.core.bill import Bill, Counted
 from proxy.core.limits import UserLimits, completion_estimate
 from proxy.core.pricing import Charge, CostSource, worst_case
 from proxy.core.rules import Demand, Kind, kind_of
 from proxy.documents import Outcome
 from proxy.metering.contract import Progress, Reservation, Settlement, Want
-from proxy.metering.event import plain
-
-Memory = Mapping[str, Any]
 
 
-def remember(want: Want) -> dict[str, Any]:
-    """Keep the parts of a request that its event needs."""
+class Memory(Value, frozen=True):
+    """The parts of a request that its event needs; `price` is in USD per prompt token, per completion token, per request."""
+
+    user: str
+    key: str | None
+    session: str | None
+    at: datetime
+    asked: str
+    provider: str
+    model: str
+    stream: bool
+    estimate: int
+    price: tuple[Decimal, Decimal, Decimal] | None
+
+
+def remember(want: Want) -> Memory:
+    """Keep these parts."""
     price = want.demand.price
-    return {
-        "user": want.user_id,
-        "key": want.key_id,
-        "session": want.session_id,
-        "at": plain(want.at),
-        "asked": want.requested_model,
-        "provider": want.provider,
-        "model": want.model,
-        "stream": want.stream,
-        "estimate": want.prompt_estimate,
-        "price": None if price is None else [str(price.prompt), str(price.completion), str(price.request)],
-    }
+    return Memory(
+        want.user_id,
+        want.key_id,
+        want.session_id,
+        want.at,
+        want.requested_model,
+        want.provider,
+        want.model,
+        want.stream,
+        want.prompt_estimate,
+        None if price is None else (price.prompt, price.completion, price.request),
+    )
 
 
 def recall(request_id: str, memory: Memory, held: Mapping[str, int]) -> Reservation:
     """Make a reservation again from what was kept of it: enough to settle it, not to serve it."""
-    price = memory["price"]
+    price = None
+    if memory.price is not None:
+        prompt, completion, request = memory.price
+        price = Price(prompt, completion, request=request)
     want = Want(
         request_id=request_id,
-        user_id=memory["user"],
-        key_id=memory["key"],
-        session_id=memory["session"],
-        at=memory["at"],
+        user_id=memory.user,
+        key_id=memory.key,
+        session_id=memory.session,
+        at=memory.at,
         limits=UserLimits(0, 0, 0),
         key_limits=None,
-        demand=Demand(0, None if price is None else _price(*price)),
-        prompt_estimate=memory["estimate"],
+        demand=Demand(0, price),
+        prompt_estimate=memory.estimate,
         output_tokens=0,
         choices=1,
-        requested_model=memory["asked"],
-        provider=memory["provider"],
-        model=memory["model"],
-        stream=memory["stream"],
+        requested_model=memory.asked,
+        provider=memory.provider,
+        model=memory.model,
+        stream=memory.stream,
     )
     return Reservation(want, (), dict(held), 0)
 
@@ -82,7 +98,3 @@ def unknown(reservation: Reservation, progress: Progress | None, usd_inr_rate: D
         total_ms=0,
         attempts=(),
     )
-
-
-def _price(prompt: str, completion: str, request: str) -> Price:
-    return Price(Decimal(prompt), Decimal(completion), request=Decimal(request))

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Se
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import structlog
 from msgspec.structs import replace
@@ -29,13 +29,13 @@ from proxy.database import Database
 from proxy.documents import ACCOUNTS, EVENTS
 from proxy.metering import duplicates, journal, rollups
 from proxy.metering.accounts import booked_of
-from proxy.metering.contract import Progress
+from proxy.metering.contract import Progress, Reservation
 from proxy.metering.event import Event, endless, lost_event, totals_of, undone, usage_event
 from proxy.metering.heartbeat import Heartbeat
-from proxy.metering.journal import FoundJournal
+from proxy.metering.journal import FoundJournal, JournalError
 from proxy.metering.memory import recall, unknown
+from proxy.metering.records import Ended, Noted, Opened
 from proxy.metering.rollups import ROLLUPS, keys_of, sums_of
-from proxy.metering.slices import Closed
 
 _BATCH = 500
 _JOURNALS_AT_ONCE = 4
@@ -48,14 +48,21 @@ T = TypeVar("T")
 log = structlog.get_logger(__name__)
 
 
+class _Booked(NamedTuple):
+    """An event, and the offset behind the end of its request."""
+
+    offset: int
+    event: Event
+
+
 @dataclass(slots=True)
 class _Found:
     """What a journal says of its requests."""
 
     name: str
-    opened: dict[str, dict[str, Any]] = field(default_factory=dict)
-    notes: dict[str, dict[str, Any]] = field(default_factory=dict)
-    closed: list[Closed] = field(default_factory=list)
+    opened: dict[str, Opened] = field(default_factory=dict)
+    notes: dict[str, Progress] = field(default_factory=dict)
+    closed: list[_Booked] = field(default_factory=list)
     end: int = 0
 
     @property
@@ -174,6 +181,8 @@ class Recovery:
             log.warning("recovery waits for the database", journal=found.name, cause=str(exc)[:200])
         except OSError as exc:
             log.error("a journal cannot be read", journal=found.name, cause=exc.strerror)  # noqa: TRY400
+        except JournalError as exc:
+            log.error("a journal cannot be finished", journal=found.name, cause=str(exc))  # noqa: TRY400
         finally:
             del self._running[found.name]
 
@@ -189,30 +198,32 @@ class Recovery:
         await duplicates.insert(self._events, [booked])
         return booked
 
-    async def _by_user(self, contents: _Found) -> dict[str, list[Closed]]:
+    async def _by_user(self, contents: _Found) -> dict[str, list[_Booked]]:
         """Insert what has ended, and return it by user, with everybody whom the journal still has an entry for."""
-        by_user: dict[str, list[Closed]] = {}
+        by_user: dict[str, list[_Booked]] = {}
         async for account in self._accounts.find({"js": contents.name}, {"_id": 1}):
             by_user[str(account["_id"])] = []
         closed = [*contents.closed, *await self._close_open(contents)]
-        for item in await self._stored([_with_place(item, contents.name) for item in closed], contents.name):
+        for item in await self._stored(closed, contents.name):
             by_user.setdefault(item.event["userId"], []).append(item)
         return by_user
 
-    async def _close_open(self, contents: _Found) -> list[Closed]:
+    async def _close_open(self, contents: _Found) -> list[_Booked]:
         """Make the events of the requests that were open when the worker died."""
         closed = await asyncio.gather(
             *(
-                self._close_one(request_id, record, contents.notes.get(request_id))
+                self._close_one(record, contents.notes.get(request_id))
                 for request_id, record in contents.opened.items()
             )
         )
         # Behind everything in the journal, and in the same order at every try.
-        return [Closed(contents.end + place, event) for place, event in enumerate(closed, start=1)]
+        return [
+            _Booked(end, _placed(event, contents.name, end - 1))
+            for end, event in enumerate(closed, start=contents.end + 1)
+        ]
 
-    async def _close_one(self, request_id: str, record: dict[str, Any], note: dict[str, Any] | None) -> Event:
-        reservation = recall(request_id, record, record["held"])
-        progress = None if note is None else _progress(note)
+    async def _close_one(self, record: Opened, progress: Progress | None) -> Event:
+        reservation = _recalled(record)
         usage = None
         if progress is not None and progress.generation_id is not None:
             async with self._questions:
@@ -222,7 +233,7 @@ class Recovery:
             settlement = replace(settlement, bill=_exact(usage))
         return usage_event(reservation, settlement)
 
-    async def _stored(self, closed: Sequence[Closed], name: str) -> list[Closed]:
+    async def _stored(self, closed: Sequence[_Booked], name: str) -> list[_Booked]:
         """Insert the events; where one is there already, the stored one is what counts."""
         by_id = {str(item.event["_id"]): item for item in closed}
         for part in _parts(closed):
@@ -232,10 +243,10 @@ class Recovery:
                 # It says itself where it was counted from, should its end not be in the journal.
                 is_ours = event.get("journal") == name
                 offset = event["offset"] + 1 if is_ours else by_id[event["_id"]].offset
-                by_id[event["_id"]] = Closed(offset, event)
+                by_id[event["_id"]] = _Booked(offset, event)
         return sorted(by_id.values(), key=lambda item: item.offset)
 
-    async def _settle_account(self, user_id: str, contents: _Found, closed: Sequence[Closed]) -> None:
+    async def _settle_account(self, user_id: str, contents: _Found, closed: Sequence[_Booked]) -> None:
         """Take the journal's entry out of an account, counting what it has not counted yet."""
         name = contents.name
         while True:
@@ -270,9 +281,9 @@ class Recovery:
         guard = {"_id": user_id, f"j.{name}.v": entry["v"]}
         return (await self._accounts.update_one(guard, update)).modified_count == 1
 
-    async def _roll_up(self, contents: _Found, closed: Sequence[Closed]) -> None:
+    async def _roll_up(self, contents: _Found, closed: Sequence[_Booked]) -> None:
         """Add to each roll-up what it has not seen of this journal."""
-        by_key: dict[str, list[Closed]] = {}
+        by_key: dict[str, list[_Booked]] = {}
         for item in closed:
             for key in keys_of(item.event):
                 by_key.setdefault(key, []).append(item)
@@ -281,7 +292,7 @@ class Recovery:
                 # One that fails was overtaken by a command of the dead worker, which has changed what is missing.
                 await duplicates.write(self._rollups, commands)
 
-    async def _additions(self, contents: _Found, by_key: Mapping[str, Sequence[Closed]]) -> list[UpdateOne]:
+    async def _additions(self, contents: _Found, by_key: Mapping[str, Sequence[_Booked]]) -> list[UpdateOne]:
         name = contents.name
         seen: dict[str, int] = {}
         async for rollup in self._rollups.find({"_id": {"$in": list(by_key)}}, {f"thru.{name}": 1}):
@@ -304,30 +315,19 @@ def _parts(items: Sequence[T]) -> Iterator[list[T]]:
 
 def _read(found: FoundJournal) -> _Found:
     contents = _Found(found.name)
-    for offset, record in found.entries():
-        request_id = record["id"]
+    for start, offset, record in found.entries():
         contents.end = max(contents.end, offset)
-        match record["k"]:
-            case "open":
-                contents.opened[request_id] = record
-            case "note":
-                contents.notes[request_id] = record
-            case "close":
-                contents.opened.pop(request_id, None)
-                if record["event"] is not None:
-                    contents.closed.append(Closed(offset, record["event"]))
+        match record:
+            case Opened():
+                contents.opened[record.id] = record
+            case Noted():
+                contents.notes[record.id] = record.progress
+            case Ended(opened, settlement):
+                contents.opened.pop(opened.id, None)
+                if settlement is not None:
+                    event = usage_event(_recalled(opened), settlement)
+                    contents.closed.append(_Booked(offset, _placed(event, found.name, start)))
     return contents
-
-
-def _progress(note: Mapping[str, Any]) -> Progress:
-    return Progress(
-        provider=note["provider"],
-        model=note["model"],
-        generation_id=note["generation"],
-        backing=note["backing"],
-        deltas=note["deltas"],
-        output_bytes=note["bytes"],
-    )
 
 
 def _exact(usage: Usage) -> Bill:
@@ -335,11 +335,14 @@ def _exact(usage: Usage) -> Bill:
     return Bill(counted(usage), charge_said(usage) or unknown_cost)
 
 
-def _with_place(item: Closed, name: str) -> Closed:
+def _recalled(record: Opened) -> Reservation:
+    return recall(record.id, record.memory, record.held)
+
+
+def _placed(event: Event, name: str, start: int) -> Event:
     """Say in an event which journal it comes from, so that a check knows whether its account has counted it."""
-    item.event.setdefault("journal", name)
-    item.event.setdefault("offset", item.offset - 1)
-    return item
+    event["journal"], event["offset"] = name, start
+    return event
 
 
 def _report(task: asyncio.Task[None]) -> None:

@@ -15,11 +15,10 @@ from math import inf
 from typing import Any, NamedTuple
 
 from bson.decimal128 import Decimal128
-from bson.raw_bson import RawBSONDocument
 
 from plugins.values import Value
 from proxy.core.rules import Rule, affordable_output
-from proxy.metering.contract import Reservation, Want
+from proxy.metering.contract import Reservation, Settlement, Want
 from proxy.metering.event import endless
 
 FIRST_APPETITE = 16
@@ -37,16 +36,16 @@ MOST_EVENTS = 1000
 
 
 class Closed(NamedTuple):
-    """A request that has ended: where in the journal, and its event, which may be encoded for the database already."""
+    """A request that has ended: all that its event is made of, and where its end stands in the journal.
 
+    That begins at `start`, and `offset` is behind it. It `used` so much of each counter.
+    """
+
+    start: int
     offset: int
-    event: dict[str, Any]
-    encoded: RawBSONDocument | None = None
-
-    @property
-    def stored(self) -> dict[str, Any] | RawBSONDocument:
-        """Return the event in the form that costs least to send."""
-        return self.event if self.encoded is None else self.encoded
+    used: Mapping[str, int]
+    reservation: Reservation
+    settlement: Settlement
 
 
 @dataclass(slots=True)
@@ -169,7 +168,7 @@ class Slice:
 
     def release(self, amounts: Mapping[str, int], closed: Closed | None) -> None:
         """End a request: its hold goes, what its event uses is spent."""
-        used = {} if closed is None else closed.event["windows"]
+        used = {} if closed is None else closed.used
         for name, amount in amounts.items():
             counter = self.counters[name]
             counter.held -= amount
@@ -230,7 +229,7 @@ class Slice:
             return None
         used: dict[str, int] = {}
         for item in closed:
-            for name, amount in item.event["windows"].items():
+            for name, amount in item.used.items():
                 used[name] = used.get(name, 0) + amount
         taken = {}
         for name in {*used, *returned}:

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import structlog
-from bson.raw_bson import RawBSONDocument
+from msgspec.structs import replace
 from pymongo import ReturnDocument
 from pymongo.errors import DuplicateKeyError, PyMongoError
 
@@ -22,11 +22,12 @@ from proxy.database import Database, lost
 from proxy.documents import ACCOUNTS
 from proxy.errors import GatewayError, InternalError, Unavailable
 from proxy.metering.contract import Progress, Reservation, Settlement, Want
-from proxy.metering.event import Event, encoded, usage_event
+from proxy.metering.event import uses_of
 from proxy.metering.group_commit import GroupCommit
 from proxy.metering.heartbeat import Heartbeat
 from proxy.metering.journal import Journal, JournalError
 from proxy.metering.memory import remember
+from proxy.metering.records import Ended, Noted, Opened
 from proxy.metering.slices import Closed, Slice, Waiter, lease_filter, lease_pipeline
 
 PATIENCE_SECONDS = 1.0
@@ -47,6 +48,14 @@ _LEASES_AT_ONCE = 16
 log = structlog.get_logger(__name__)
 
 
+class _Open(NamedTuple):
+    """A request under way: what the journal says of it from `start` on, and the share that pays for it."""
+
+    start: int
+    share: Slice
+    record: Opened
+
+
 class Worker:
     """A journal, and everything that is being counted under its name."""
 
@@ -57,7 +66,7 @@ class Worker:
         self._group = GroupCommit(database, journal.name)
         self.journal = journal
         self._leasing: dict[str, asyncio.Task[None]] = {}
-        self._open: dict[str, tuple[int, Slice]] = {}
+        self._open: dict[str, _Open] = {}
         self._loop = asyncio.get_running_loop()
         self._synced = journal.end
         self._lease_places = asyncio.Semaphore(_LEASES_AT_ONCE)
@@ -125,41 +134,30 @@ class Worker:
 
     def note(self, reservation: Reservation, progress: Progress) -> None:
         """Write into the journal how far a request has come."""
-        self.journal.note(
-            reservation.want.request_id,
-            {
-                "provider": progress.provider,
-                "model": progress.model,
-                "generation": progress.generation_id,
-                "backing": progress.backing,
-                "deltas": progress.deltas,
-                "bytes": progress.output_bytes,
-            },
-        )
+        self.journal.note(Noted(reservation.want.request_id, progress))
 
-    def settle(self, reservation: Reservation, settlement: Settlement) -> Event | None:
-        """Write a request's event into the journal and count it here; `None` if that was done before."""
+    def settle(self, reservation: Reservation, settlement: Settlement) -> Mapping[str, int] | None:
+        """Write a request's end into the journal and count it here; return what it used, `None` if that was done before."""
         request_id = reservation.want.request_id
-        _, slice_ = self._open.get(request_id, (0, None))
-        if slice_ is None:
+        request = self._open.get(request_id)
+        if request is None:
             return None
-        event = usage_event(reservation, settlement)
-        event["journal"], event["offset"] = self.journal.name, self.journal.end
-        document = encoded(event)
+        used, start = uses_of(reservation, settlement), self.journal.end
+        offset = self._close(Ended(request.record, settlement))
         # Not before: what cannot be written down is open, and found by whoever comes next.
         del self._open[request_id]
-        offset = self._close(request_id, event, document)
-        self._group.ended(slice_, reservation.held, Closed(offset, event, document))
-        self._serve_those_who_wait(slice_)
-        return event
+        closed = Closed(start, offset, used, reservation, settlement)
+        self._group.ended(request.share, reservation.held, closed)
+        self._serve_those_who_wait(request.share)
+        return used
 
     def refund(self, reservation: Reservation) -> None:
         """Give a request's amounts back: it never reached a provider."""
-        _, slice_ = self._open.pop(reservation.want.request_id, (0, None))
-        if slice_ is not None:
-            self._close(reservation.want.request_id, None, None)
-            self._group.ended(slice_, reservation.held, None)
-            self._serve_those_who_wait(slice_)
+        request = self._open.pop(reservation.want.request_id, None)
+        if request is not None:
+            self._close(Ended(request.record, None))
+            self._group.ended(request.share, reservation.held, None)
+            self._serve_those_who_wait(request.share)
 
     async def commit(self, *, everything: bool = False) -> bool:
         """Write down what has ended, and give back what is left over (or `everything`); say whether that was all.
@@ -188,46 +186,44 @@ class Worker:
 
     def _needed_from(self) -> int:
         """Return the offset from which on the journal is still needed, should this process die."""
-        starts = [start for start, _ in itertools.islice(self._open.values(), 1)]
+        starts = [request.start for request in itertools.islice(self._open.values(), 1)]
         return min([*starts, self._uncounted_from(), self.journal.end])
 
     def _uncounted_from(self) -> int:
-        """Return where the first event begins that the database does not know; behind the end if it knows all."""
+        """Return where the first end begins that the database does not know; behind everything if it knows all."""
         slices = (
             self._group.slices[user_id] for user_id in self._group.dirty
         )  # where anything is left, there is news
-        return min(
-            (closed[0].event["offset"] for slice_ in slices if (closed := slice_.closed)), default=2**62
-        )
+        return min((closed[0].start for slice_ in slices if (closed := slice_.closed)), default=2**62)
 
     def _admit(self, slice_: Slice, want: Want, rules: tuple[Rule, ...], output: int) -> Reservation:
         if not self._heartbeat.may_admit:
             raise _given_up()
         held = holds_of(rules, output)
-        start = self.journal.end
+        record, start = Opened(want.request_id, remember(want), held), self.journal.end
         try:
-            self.journal.open(want.request_id, {**remember(want), "held": held})
+            self.journal.open(record)
         except JournalError as exc:
             log.error("no request is served: the journal is in trouble", cause=str(exc))  # noqa: TRY400
             raise Unavailable(WITHOUT_BOOKS, retry_after=5) from exc
         left = slice_.hold(held, self._loop.time())
-        self._open[want.request_id] = (start, slice_)
+        self._open[want.request_id] = _Open(start, slice_, record)
         return Reservation(want, rules, held, output // want.choices, left)
 
-    def _close(self, request_id: str, event: Event | None, document: RawBSONDocument | None) -> int:
+    def _close(self, record: Ended) -> int:
         """Write the end of a request; should the disk refuse even that, the database is told all the same."""
         try:
-            return self.journal.close(request_id, {"event": document})
+            return self.journal.close(record)
         except JournalError as exc:
             cause = str(exc)
-        if event is not None and event["attempts"]:
+        if record.settlement is not None and record.settlement.attempts:
             # The part that grows without bound: whoever has to finish this journal can do without.
             try:
-                return self.journal.close(request_id, {"event": {**event, "attempts": []}})
+                return self.journal.close(Ended(record.opened, replace(record.settlement, attempts=())))
             except JournalError as exc:
                 cause = str(exc)
-        log.error("the end of a request is not in the journal", request=request_id, cause=cause)
-        return self.journal.close_unwritten(request_id)
+        log.error("the end of a request is not in the journal", request=record.id, cause=cause)
+        return self.journal.close_unwritten(record.id)
 
     def _abandon(self, waiter: Waiter) -> None:
         """Give back what was admitted for a request just when it stopped waiting."""

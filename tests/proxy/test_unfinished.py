@@ -14,6 +14,7 @@ import pytest
 
 from proxy.core.routing import Role
 from proxy.metering.journal import FoundJournal
+from proxy.metering.records import Ended, Noted, Opened, Record
 from tests.gateway import RunningGateway, provider_settings, running_gateway
 from tests.proxy.bare_provider import BareProvider, body_of
 from tests.proxy.stage import MINI, PLAIN, ask, assert_equals_books, staged
@@ -113,7 +114,7 @@ async def test_no_name_is_too_long_to_be_stored(mongodb_uri: str, *, stream: boo
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
 async def test_what_is_not_all_here_is_noted(mongodb_uri: str, *, stream: bool) -> None:
     """Should we die while an answer arrives, the journal says who was asked; one that is all here is settled at once."""
-    kinds: dict[str, list[str]] = {}
+    kinds: dict[str, list[type[Record]]] = {}
 
     async def arrive(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter, _body: bytes) -> None:
         is_slow = len(kinds) == 1
@@ -125,14 +126,14 @@ async def test_what_is_not_all_here_is_noted(mongodb_uri: str, *, stream: bool) 
             response = await gateway.chat(key, ask(BARE, stream=stream))
             assert response.status_code == 200
             kinds[name] = journal_of(gateway, response.headers["x-request-id"])
-    assert kinds == {"at once": ["open", "close"], "slowly": ["open", "note", "close"]}
+    assert kinds == {"at once": [Opened, Ended], "slowly": [Opened, Noted, Ended]}
 
 
-def journal_of(gateway: RunningGateway, request_id: str) -> list[str]:
+def journal_of(gateway: RunningGateway, request_id: str) -> list[type[Record]]:
     """Return the kinds of the records of a request in the gateway's one journal."""
     (lock,) = gateway.parts.settings.data_dir.glob("journal/*/*/lock")
     records = (entry.record for entry in FoundJournal(lock.parent, BytesIO()).entries())
-    return [record["k"] for record in records if record["id"] == request_id]
+    return [type(record) for record in records if record.id == request_id]
 
 
 @pytest.mark.parametrize("on_disconnect", ["cancel", "too late"])

@@ -6,44 +6,60 @@ import itertools
 import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from proxy.metering.journal import CLOSE_BYTES, FoundJournal, Journal, JournalError, names
+from proxy.metering.contract import Progress
+from proxy.metering.journal import CLOSE_BYTES, FoundJournal, Journal, JournalError, _encode, names
+from proxy.metering.memory import remember
+from proxy.metering.records import Ended, Noted, Opened, Record
+from tests.proxy.metering.meters import settlement, want
 
+NOW = datetime(2026, 11, 23, tzinfo=UTC)
 SEGMENT = 2**16
+
+
+def opened(request_id: str, *, text: str = "") -> Opened:
+    """Begin a request, whose record is as much longer as the text is."""
+    return Opened(request_id, remember(want(at=NOW, requested_model=text)), {"Rd_20261123": 1})
+
+
+def ended(request_id: str, *, text: str = "") -> Ended:
+    """End it likewise."""
+    return Ended(opened(request_id), settlement(served_model=text))
 
 
 def written(folder: Path, requests: int = 5) -> Path:
     """Write a journal of some requests, as a process that dies leaves it; return its only segment."""
     journal = Journal(folder, segment_bytes=SEGMENT)
     for number in range(requests):
-        journal.open(f"req_{number}", {"held": {"Rd_20261123": 1}})
-        journal.note(f"req_{number}", {"deltas": number})
-        journal.close(f"req_{number}", {"event": {"_id": f"req_{number}"}})
+        journal.open(opened(f"req_{number}"))
+        journal.note(Noted(f"req_{number}", Progress("openrouter", "some/model", deltas=number)))
+        journal.close(ended(f"req_{number}"))
     journal.end_here(delete=False)
     return next(journal.path.glob("*.seg"))
 
 
-def read(folder: Path) -> list[tuple[int, dict[str, Any]]]:
+def read(folder: Path) -> list[tuple[int, Record]]:
     """Take the only journal over and read it."""
     (name,) = names(folder)
     found = FoundJournal.take(folder / name)
     assert found is not None
-    entries = [(entry.offset, entry.record) for entry in found.entries()]
-    found.end_here(delete=False)
-    return entries
+    try:
+        return [(entry.offset, entry.record) for entry in found.entries()]
+    finally:
+        found.end_here(delete=False)
 
 
 def come_and_go(journal: Journal) -> None:
     """Open and close request after request, for ever."""
     for number in itertools.count():
-        journal.open(f"guest_{number}", {"held": {}})
-        journal.close(f"guest_{number}", {"event": None})
+        journal.open(opened(f"guest_{number}"))
+        journal.close(Ended(opened(f"guest_{number}"), None))
 
 
 @contextmanager
@@ -62,21 +78,21 @@ def test_what_was_written_is_read_in_order(tmp_path: Path) -> None:
     journal = Journal(tmp_path, segment_bytes=SEGMENT)
     offsets = []
     for number in range(400):
-        offsets.append(journal.open(f"req_{number}", {"text": "x" * 300}))
-        offsets.append(journal.close(f"req_{number}", {"event": None}))
+        offsets.append(journal.open(opened(f"req_{number}", text="x" * 300)))
+        offsets.append(journal.close(ended(f"req_{number}")))
     assert len(list(journal.path.glob("*.seg"))) > 2
     journal.end_here(delete=False)
     entries = read(tmp_path)
     assert [offset for offset, _ in entries] == offsets == sorted(offsets)
-    assert [record["id"] for _, record in entries] == [f"req_{number // 2}" for number in range(800)]
+    assert [record.id for _, record in entries] == [f"req_{number // 2}" for number in range(800)]
 
 
 def test_what_nobody_needs_is_deleted(tmp_path: Path) -> None:
     """Segments before the offset that is still needed go, and what is left keeps its offsets."""
     journal = Journal(tmp_path, segment_bytes=SEGMENT)
     for number in range(400):
-        journal.open(f"req_{number}", {"text": "x" * 300})
-        journal.close(f"req_{number}", {"event": None})
+        journal.open(opened(f"req_{number}", text="x" * 300))
+        journal.close(ended(f"req_{number}"))
     journal.release(journal.end)
     assert len(list(journal.path.glob("*.seg"))) == 1
     journal.end_here(delete=False)
@@ -135,20 +151,21 @@ def test_a_living_journal_is_nobody_elses(tmp_path: Path) -> None:
 def test_on_a_full_disk_what_is_open_can_be_closed(tmp_path: Path) -> None:
     """Without room for another segment nothing more is opened, but every open request finds room for its end."""
     journal = Journal(tmp_path, segment_bytes=SEGMENT)
-    opened = [f"req_{number}" for number in range(5)]
-    for request_id in opened:
-        journal.open(request_id, {"held": {}})
+    requests = [f"req_{number}" for number in range(5)]
+    for request_id in requests:
+        journal.open(opened(request_id))
     with full_disk(SEGMENT - 1):
         with pytest.raises(JournalError, match="cannot grow"):
             come_and_go(journal)
-        journal.note(opened[0], {"text": "x" * SEGMENT})  # left out, and no error
-        for request_id in opened:
-            journal.close(request_id, {"event": {"text": "x" * (CLOSE_BYTES - 200)}})
-    journal.open("req_later", {"held": {}})
+        journal.note(Noted(requests[0], Progress("openrouter", "x" * SEGMENT)))  # left out, and no error
+        longest = CLOSE_BYTES - len(_encode(ended(requests[0])))
+        for request_id in requests:
+            journal.close(ended(request_id, text="x" * (longest - 2)))
+    journal.open(opened("req_later"))
     journal.end_here(delete=False)
     records = [record for _, record in read(tmp_path)]
-    assert [record["id"] for record in records if record["k"] == "close"][-5:] == opened
-    assert records[-1]["id"] == "req_later"
+    assert [record.id for record in records if isinstance(record, Ended)][-5:] == requests
+    assert records[-1].id == "req_later"
 
 
 def test_more_open_requests_than_a_segment_can_end_are_refused(tmp_path: Path) -> None:
@@ -156,9 +173,9 @@ def test_more_open_requests_than_a_segment_can_end_are_refused(tmp_path: Path) -
     journal = Journal(tmp_path, segment_bytes=SEGMENT)
     most = SEGMENT // CLOSE_BYTES - 1
     for number in range(most):
-        journal.open(f"req_{number}", {"held": {}})
+        journal.open(opened(f"req_{number}"))
     with pytest.raises(JournalError, match="too many requests are open"):
-        journal.open("req_last", {"held": {}})
+        journal.open(opened("req_last"))
     journal.end_here(delete=True)
 
 
@@ -171,12 +188,20 @@ def test_a_place_that_cannot_be_written_is_one_line(tmp_path: Path, place: str) 
     assert "\n" not in str(refused.value)
 
 
+def test_what_another_version_wrote_is_left_to_it(tmp_path: Path) -> None:
+    """Records of another kind are not skipped as if they were broken: whoever wrote them can still finish them."""
+    segment = written(tmp_path)
+    segment.write_bytes(segment.read_bytes().replace(b"AIP2", b"AIP1"))
+    with pytest.raises(JournalError, match="another version of the gateway wrote it"):
+        read(tmp_path)
+
+
 async def test_syncing_goes_on_while_segments_change(tmp_path: Path) -> None:
     """A sync that begins before a rotation and ends after it closes its own files, not the new one."""
     journal = Journal(tmp_path, segment_bytes=SEGMENT)
     for number in range(100):
-        journal.open(f"req_{number}", {"text": "x" * 2000})
-        journal.close(f"req_{number}", {"event": None})
+        journal.open(opened(f"req_{number}", text="x" * 2000))
+        journal.close(ended(f"req_{number}"))
         if number % 7 == 0:
             await journal.sync()
     await journal.sync()
