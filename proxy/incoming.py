@@ -69,25 +69,30 @@ class Incoming(Http):
 
     def take_small_body(self, request: Request) -> None:
         """Take a body that has come with its head and that any route may have: reading it later took 1 % of a chat's CPU."""
-        buffer, size = self.recv_buffer, self.request_bytes_left
-        is_here = size <= min(len(buffer), self.protocol.door.least_body_bytes)
-        if self.request_body is True and is_here and not self.expecting_continue:
-            request.body = bytes(buffer[:size])
-            del buffer[:size]
-            self.request_body, self.request_bytes_left = None, 0
+        if self._is_here and self.request_bytes_left <= self.protocol.door.least_body_bytes:
+            request.body = self._take()
 
     async def receive_body(self, admit: Admit | None) -> bytes:
         """Return a body that has not come with its head, unless `admit` raises or there is no room for it.
 
         Where the body is large, the connection then ends with the answer: nobody waits for the rest.
         """
-        door, body = self.protocol.door, bytearray()
+        door = self.protocol.door
         if self.is_body_too_large():
             await self._refuse_body()
         if admit is not None:
             self.body_limit = door.least_body_bytes
             await admit(self.request)
             self.body_limit = None
+        # In one piece it takes three copies less, and no signal of Sanic's.
+        body = self._take() if self._is_here else await self._gather()
+        # Sanic stops reading while a large body waits, and then never sees that the client has left.
+        self.protocol.transport.resume_reading()
+        return body
+
+    async def _gather(self) -> bytes:
+        """Put a body together as it arrives."""
+        door, body = self.protocol.door, bytearray()
         try:
             while self.request_body:
                 piece = await self.read() or b""
@@ -98,9 +103,22 @@ class Incoming(Http):
                     raise Unavailable("This gateway is receiving all that it can; try again.", retry_after=1)
         finally:
             door.arriving_bytes -= len(body)
-        # Sanic stops reading while a large body waits, and then never sees that the client has left.
-        self.protocol.transport.resume_reading()
         return bytes(body)
+
+    @property
+    def _is_here(self) -> bool:
+        """Say whether a body of known size has arrived as a whole."""
+        is_sized = self.request_body is True and not self.expecting_continue
+        return is_sized and bool(self.request_bytes_left <= len(self.recv_buffer))
+
+    def _take(self) -> bytes:
+        """Take such a body."""
+        buffer, size = self.recv_buffer, self.request_bytes_left
+        with memoryview(buffer) as view:
+            body = bytes(view[:size])
+        del buffer[:size]
+        self.request_body, self.request_bytes_left = None, 0
+        return body
 
     async def read(self) -> bytes | None:
         """Read a piece of the body, which has a limit that depends on the route and is checked before it is read."""

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import random
 from typing import Any
 
+import pytest
 from sanic import HTTPResponse, Request
 from sanic.response import text
 
@@ -86,6 +89,25 @@ async def test_a_body_that_is_late_is_one_request() -> None:
     assert len(begun) == 1
 
 
+@pytest.mark.parametrize("length", [1, 2**16, 2**16 + 1, 300_000])
+async def test_a_body_is_the_same_in_however_many_pieces(length: int) -> None:
+    """Whether all of it is there or comes piece by piece, it ends where it ends, and the next request begins there."""
+    app = application()
+    app.add_route(fingerprint, "/fingerprint", methods=["POST"], ctx_takes_chat=True)
+    bodies = [random.Random(seed).randbytes(length) for seed in range(4)]
+    head = head_of(b"/fingerprint", b"Content-Length: %d\r\n" % length)
+    sent = b"".join(head + body for body in bodies)
+    async with port_of(app) as port:
+        for step in (len(sent), len(head) + length // 2 + 1, 50_001):
+            async with connected(f"http://127.0.0.1:{port}") as connection:
+                for start in range(0, len(sent), step):
+                    await connection.send(sent[start : start + step])
+                    await asyncio.sleep(0.01)
+                for body in bodies:
+                    fingerprinted = hashlib.sha256(body).hexdigest().encode()
+                    assert (await connection.answer()).endswith(fingerprinted)
+
+
 async def test_all_bodies_together_have_a_bound(mongodb_uri: str) -> None:
     """Past it the one that grows is 503, its connection ends, and there is room again for the others and the next."""
     bounds = Bounds(arriving_bytes=2_000_000)
@@ -143,6 +165,11 @@ async def size(request: Request) -> HTTPResponse:
     """Say how large a body was."""
     await request.ctx.watching
     return text(str(len(request.body)))
+
+
+async def fingerprint(request: Request) -> HTTPResponse:
+    """Name a body by its content."""
+    return text(hashlib.sha256(request.body).hexdigest())
 
 
 def chunks(body: bytes, each: int) -> bytes:
