@@ -1,4 +1,4 @@
-"""What one worker tells the database, about ten times a second: the events, the roll-ups, the accounts.
+"""What one worker tells the database, up to ten times a second: the events, the roll-ups, the accounts.
 
 The three steps come in this order, always, and each may be repeated: an event has an id of its own, a roll-up and
 an account know how far they have counted the journal. At most one command per account is in flight; after an
@@ -46,6 +46,8 @@ class GroupCommit:
         self.slices: dict[str, Slice] = {}
         self.dirty: dict[str, None] = {}  # an ordered set: who has waited longest is the next to be written
         self.backlog = 0
+        self.told = 0
+        """Of how many accounts the database was told the last time; 0 where it could not be told of all."""
         self.is_lost = False
 
     def ended(self, slice_: Slice, held: Mapping[str, int], closed: Closed | None) -> None:
@@ -102,7 +104,7 @@ class GroupCommit:
     async def _choose(self, chosen: list[Slice], *, everything: bool) -> None:
         """Lock and add the slices that have something to say and of which no command is in flight."""
         now = self._loop.time()
-        events = 0
+        events = self.told = 0
         for user_id in self._candidates(now, everything=everything):
             slice_ = self.slices[user_id]
             if slice_.lock.locked():
@@ -117,7 +119,8 @@ class GroupCommit:
             chosen.append(slice_)
             events += len(batch.closed)
             if len(chosen) == _BATCH_ACCOUNTS or events >= _BATCH_EVENTS:
-                break
+                return
+        self.told = len(chosen)
 
     def _candidates(self, now: float, *, everything: bool) -> list[str]:
         """Return the accounts to look at: those with news, and now and then those that may lie idle."""

@@ -1,7 +1,7 @@
 """Metering on leases and a journal: a request is admitted in memory, and nothing it used can be lost.
 
 A worker holds slices of the accounts whose requests it serves, promises nothing that is not in its journal, and
-tells the database ten times a second what has become of its promises. Should it die, whoever finds its journal
+tells the database up to ten times a second what has become of its promises. Should it die, whoever finds its journal
 finishes it. The rules are in the modules that this one drives: `slices`, `worker`, `journal`, `heartbeat` and
 `recovery`.
 """
@@ -35,7 +35,7 @@ from proxy.metering.rollups import INDEXES, ROLLUPS
 from proxy.metering.worker import WITHOUT_BOOKS, Worker
 from proxy.metrics import Metrics
 
-COMMIT_SECONDS = 0.1
+SYNC_SECONDS = 0.1
 RECOVER_SECONDS = 2.0
 TIDY_SECONDS = 60.0
 STOP_SECONDS = 5.0
@@ -81,6 +81,7 @@ class LeasedMeter:
         await self._enlist()
         loops = {
             "commit": self._commit_for_ever,
+            "sync": self._sync_for_ever,
             "beat": self._beat_for_ever,
             "recover": self._recover_for_ever,
             "tidy": self._tidy_for_ever,
@@ -182,12 +183,17 @@ class LeasedMeter:
 
     async def _commit_for_ever(self) -> None:
         while not self._is_stopping.is_set():
-            await self._pause(COMMIT_SECONDS)
+            await self._pause(max([worker.rest_seconds for worker in self._workers.values()]))
             for worker in list(self._workers.values()):
                 await self._try("committing", worker.commit)
+            self._report()
+
+    async def _sync_for_ever(self) -> None:
+        while not self._is_stopping.is_set():
+            await self._pause(SYNC_SECONDS)
+            for worker in list(self._workers.values()):
                 if worker.has_unsynced:
                     await self._try("syncing", worker.sync)
-            self._report()
 
     async def _beat_for_ever(self) -> None:
         while not self._is_stopping.is_set():

@@ -18,7 +18,7 @@ from proxy.metering import group_commit
 from proxy.metering import worker as worker_module
 from proxy.metering.heartbeat import Heartbeat
 from proxy.metering.journal import Journal, JournalError
-from proxy.metering.worker import Worker
+from proxy.metering.worker import COMMIT_SECONDS, Worker
 from tests.gateway import provider_settings, running_gateway
 from tests.proxy.metering.meters import USER, Books, connected, leased, settlement, want
 from tests.proxy.metering.test_journal import SEGMENT, full_disk
@@ -225,6 +225,22 @@ async def test_no_account_waits_for_others_that_come_again(
             assert not await worker.commit()
             assert {event["userId"] for event in await books.events()} == set(users[: at + 2])
             await serve(*users[: at + 2])
+
+
+async def test_many_accounts_are_told_of_less_often(
+    mongodb_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The more accounts have news, the longer the next commit waits, unless there is more than one can tell."""
+    monkeypatch.setattr(group_commit, "_BATCH_ACCOUNTS", 20)
+    async with working(mongodb_uri, tmp_path) as (worker, _):
+        rests = []
+        for count in (0, 1, 10, 25):
+            for number in range(count):
+                worker.settle(await worker.reserve(want(user_id=f"{number:024x}")), settlement())
+            await worker.commit()
+            rests.append(worker.rest_seconds)
+        soonest, alone, together, unfinished = rests
+        assert soonest == unfinished == COMMIT_SECONDS < alone < together < 1
 
 
 async def test_those_who_wait_are_told_when_the_gateway_ends(mongodb_uri: str, tmp_path: Path) -> None:
