@@ -124,7 +124,7 @@ class Usage(Value, frozen=True):
     `cached_tokens`, `cache_write_tokens` and `audio_tokens` are parts of `prompt_tokens`, and of the tokens written
     `cache_write_1h_tokens`, which are kept for an hour; `reasoning_tokens`, `audio_output_tokens` and
     `image_output_tokens` are parts of `completion_tokens`. `cost` is what the provider debits; with `is_byok` that is
-    its fee alone and `upstream_cost` is what the owner of the key pays on top.
+    its fee alone and `upstream_cost` is what the owner of the key pays on top; without, nobody looks at it.
     """
 
     prompt_tokens: int

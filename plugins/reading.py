@@ -92,6 +92,7 @@ def usage(record: object) -> Usage | None:
     lasting = details.get("cache_write_1h_tokens")
     heard, said, seen = details.get("audio_tokens"), output.get("audio_tokens"), output.get("image_tokens")
     searches, upstream = record.get("server_tool_use_details"), record.get("cost_details")
+    is_byok = record.get("is_byok") is True
     written = min(count(written) or 0, prompt) if written else 0
     if (total := record.get("total_tokens")) != prompt + completion:
         completion += _thought_beside(
@@ -107,8 +108,8 @@ def usage(record: object) -> Usage | None:
         reasoning_tokens=min(count(reasoned) or 0, completion) if reasoned else 0,
         web_searches=(count(get(searches, "web_search_requests")) or 0) if searches else 0,
         cost=amount(record.get("cost")),
-        upstream_cost=amount(get(upstream, "upstream_inference_cost")) if upstream else None,
-        is_byok=record.get("is_byok") is True,
+        upstream_cost=amount(get(upstream, "upstream_inference_cost")) if is_byok else None,
+        is_byok=is_byok,
         audio_tokens=min(count(heard) or 0, prompt) if heard else 0,
         audio_output_tokens=spoken,
         image_output_tokens=min(count(seen) or 0, completion - spoken) if seen else 0,

@@ -21,6 +21,8 @@ from proxy.incoming import Incoming
 
 Begin = Callable[[Request], Awaitable[HTTPResponse | None]]
 End = Callable[[Request, BaseHTTPResponse], None]
+# Asked for by the class, a member takes ten times as long as by a name.
+_IDLE, _HANDLER = Stage.IDLE, Stage.HANDLER
 
 
 class Dispatch:
@@ -75,9 +77,9 @@ async def _send(http: Http) -> None:
     response = http.response
     if response is None:
         raise ServerError("There is no answer.")
-    if http.stage is Stage.IDLE:  # a stream that has ended
+    if http.stage is _IDLE:  # a stream that has ended
         return
-    if isinstance(response, HotResponse) and http.stage is Stage.HANDLER:
+    if isinstance(response, HotResponse) and http.stage is _HANDLER:
         await http.http1_response_header(response.body or b"", True)  # noqa: FBT003  Sanic's signature
     else:
         await response.send(end_stream=True)

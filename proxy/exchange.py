@@ -31,6 +31,9 @@ from proxy.metering.contract import AttemptRecord, Reservation, Settlement
 SETTLE_SECONDS = 2.0
 """How long an answer's last bytes wait for its settlement; it goes on by itself after that."""
 
+# Asked for by the class, a member takes ten times as long as by a name.
+_COMPLETED = Outcome.COMPLETED
+
 
 class Exchange:
     """One call."""
@@ -231,7 +234,7 @@ class Exchange:
     async def _close(self, failure: Failure | None, settlement: Settlement | None) -> Answer:
         """Give the client its last bytes, or the error."""
         outcome = settlement.outcome if settlement else self._outcome(failure)
-        if outcome is Outcome.COMPLETED and self._attempt is not None:
+        if outcome is _COMPLETED and self._attempt is not None:
             if not self._plan.asked.stream:
                 return Answer(self._attempt.body, self._audience.headers, settlement)
             await self._audience.finish(self._attempt.body)
@@ -256,7 +259,7 @@ class Exchange:
             return self._ending
         if failure is not None:
             return Outcome.TIMEOUT if failure.kind is FailureKind.TIMEOUT else Outcome.UPSTREAM_ERROR
-        return Outcome.CLIENT_GONE if self._audience.is_gone else Outcome.COMPLETED
+        return Outcome.CLIENT_GONE if self._audience.is_gone else _COMPLETED
 
     def _end(self, outcome: Outcome) -> None:
         if self._ending is not None or self._is_over:

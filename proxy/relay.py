@@ -132,6 +132,17 @@ class UpstreamResponse:
 
     async def read(self, limit: int) -> bytes:
         """Read the whole body; raise `RelayFailed` when it is longer than `limit` bytes, breaks off, or is encoded."""
+        if self._body is not None and self._body.has_arrived and not self._is_encoded:
+            whole = self._body.rest()  # it came with its head, and nothing has to be waited for
+            self.received = len(whole)
+        else:
+            whole = await self._gather(limit)
+        if self.received > limit:
+            raise RelayFailed(Failure(FailureKind.PROVIDER, "the answer is too large"), reached=True)
+        return whole
+
+    async def _gather(self, limit: int) -> bytes:
+        """Put a body together as it arrives, until it is longer than `limit` bytes."""
         pieces: list[bytes] = []
 
         def take(piece: bytes) -> bool:
@@ -139,12 +150,7 @@ class UpstreamResponse:
             self.received += len(piece)
             return self.received > limit
 
-        if self._body is not None and self._body.has_arrived and not self._is_encoded:
-            is_too_large = take(self._body.rest())  # it came with its head, and nothing has to be waited for
-        else:
-            is_too_large = await self.pour(take)
-        if is_too_large:
-            raise RelayFailed(Failure(FailureKind.PROVIDER, "the answer is too large"), reached=True)
+        await self.pour(take)
         return b"".join(pieces)
 
     def leave(self) -> None:

@@ -88,7 +88,8 @@ def create_app(
     app.error_handler.add(RequestCancelled, errors.answer_nobody)
     # Of sanic-ext's parts, injection would look at every request (a sixtieth of a chat's CPU), and nothing needs it.
     Extend(app, built_in_extensions=False)
-    app.ctx.dispatch = Dispatch(app, _begin_request, _end_request)
+    ends = _Ends(settings)
+    app.ctx.dispatch = Dispatch(app, ends.begin, ends.end)
 
     @app.before_server_start
     async def open_gateway(app: App) -> None:
@@ -249,24 +250,33 @@ def _sanic_config(settings: Settings) -> Config:
     )
 
 
-async def _begin_request(request: Request) -> HTTPResponse | None:
-    settings: Settings = request.app.ctx.gateway.settings
-    identity.begin(request, request.app.ctx.request_log, settings.trusted_proxies)
-    # Sanic stops reading while a large body waits, and then never sees that the client has left.
-    if not request.app.asgi:
-        transport: Any = request.transport
-        transport.resume_reading()
-    if request.headers.get("content-encoding", "identity").lower() != "identity":
-        raise UnsupportedMedia("Send the body without a content encoding.")
-    preflight = cors.answer_preflight(request)
-    if preflight is None and request.path.startswith("/api/"):
-        await ratelimit.limit_api(request)
-    return preflight
+class _Ends:
+    """What is done at the beginning and at the end of every request."""
 
+    def __init__(self, settings: Settings) -> None:
+        """Take what the settings say of it, once: a model of pydantic's takes long to be asked."""
+        self._trusted = settings.trusted_proxies
+        self._origins = settings.allowed_origins
+        self._is_production = settings.is_production
 
-def _end_request(request: Request, response: BaseHTTPResponse) -> None:
-    settings: Settings = request.app.ctx.gateway.settings
-    ratelimit.add_headers(request, response)
-    cors.add_headers(request, response, settings.allowed_origins)
-    headers.add_headers(response, is_production=settings.is_production)
-    identity.end(request, response)
+    async def begin(self, request: Request) -> HTTPResponse | None:
+        """Identify a request; answer it if it is a preflight, and raise what refuses it whatever it asks for."""
+        app = request.app
+        identity.begin(request, app.ctx.request_log, self._trusted)
+        # Sanic stops reading while a large body waits, and then never sees that the client has left.
+        if not app.asgi:
+            transport: Any = request.transport
+            transport.resume_reading()
+        if request.headers.get("content-encoding", "identity").lower() != "identity":
+            raise UnsupportedMedia("Send the body without a content encoding.")
+        preflight = cors.answer_preflight(request)
+        if preflight is None and request.path.startswith("/api/"):
+            await ratelimit.limit_api(request)
+        return preflight
+
+    def end(self, request: Request, response: BaseHTTPResponse) -> None:
+        """Give an answer the headers that every answer has."""
+        ratelimit.add_headers(request, response)
+        cors.add_headers(request, response, self._origins)
+        headers.add_headers(response, is_production=self._is_production)
+        identity.end(request, response)

@@ -15,7 +15,7 @@ _MOST_TOKENS: Final = 10**10
 _INTEGERS: Final = {int}
 
 
-class Counted(Value, frozen=True):
+class Counted(Value, frozen=True, array_like=True):
     """The tokens of a request; `cached` and `cache_write` are parts of `prompt`, `reasoning` of `completion`.
 
     The others are those that few requests have, each with a price of its own: parts of `cache_write`, of `prompt`, and
@@ -47,7 +47,7 @@ class Served(Value, frozen=True):
     output_bytes: int = 0
 
 
-class Bill(Value, frozen=True):
+class Bill(Value, frozen=True, array_like=True):
     """The tokens and the cost of one exchange."""
 
     tokens: Counted

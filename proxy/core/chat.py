@@ -41,7 +41,7 @@ class ChatForm:
             max_tokens=_max_tokens(body),
             choices=fields.integer(body, "n", most=MAX_CHOICES) or 1,
             prompt=measure(messages, body, besides=frozenset({"messages"})),
-            paid_extras=fields.paid_extras(body),
+            paid_extras=fields.paid_extras(body, (model, *models)),
         )
 
     def stream(self, provider: Provider, request: ApiRequest, translator: Translator | None) -> AnswerStream:

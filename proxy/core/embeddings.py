@@ -27,17 +27,18 @@ class EmbeddingsForm(ChatForm):
     def read(self, body: dict[str, Any]) -> ApiRequest:
         """Read a decoded request."""
         fields.refuse(body, {"stream": "an embedding comes as a whole"})
+        model, models = fields.model(body), fields.models(body)
         return ApiRequest(
             form=self,
             body=body,
-            model=fields.model(body),
-            models=fields.models(body),
+            model=model,
+            models=models,
             stream=False,
             include_usage=False,
             max_tokens=0,
             choices=1,
             prompt=_prompt(body),
-            paid_extras=fields.paid_extras(body),
+            paid_extras=fields.paid_extras(body, (model, *models)),
         )
 
     def read_answer(self, provider: Provider, body: bytes, translator: Translator | None) -> WholeAnswer:  # noqa: ARG002  chat's alone

@@ -122,13 +122,15 @@ def tools(body: Mapping[str, Any]) -> list[Any]:
     return value or []
 
 
-def paid_extras(body: Mapping[str, Any], *, names: Iterable[str] = ("plugins", "preset")) -> tuple[str, ...]:
-    """Name what the body asks for that costs money on top of the model's tokens; each of `names` does where it is set."""
+def paid_extras(
+    body: Mapping[str, Any], models: Iterable[str], *, names: Iterable[str] = ("plugins", "preset")
+) -> tuple[str, ...]:
+    """Name what the body asks for that costs money on top of the tokens of its models; each of `names` does where it is set."""
     # A preset is kept in the operator's account at OpenRouter and may name other models and plugins.
     found = [name for name in names if body.get(name)]
     if body.get("web_search_options") is not None:
         found.append("web_search_options")
-    if ONLINE in " ".join((model(body), *models(body))):
+    if ONLINE in " ".join(models):
         found.append(ONLINE)
     given = body.get("tools")
     if isinstance(given, list) and any(map(is_server_tool, given)):

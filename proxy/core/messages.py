@@ -45,7 +45,7 @@ class MessagesForm:
             max_tokens=cap,
             choices=1,
             prompt=_prompt(messages, body),
-            paid_extras=fields.paid_extras(body, names=_EXTRAS),
+            paid_extras=fields.paid_extras(body, (model, *models), names=_EXTRAS),
         )
 
     def stream(

@@ -61,7 +61,7 @@ class ResponsesForm(ChatForm):
             choices=1,
             # The instructions are a message of their own.
             prompt=measure([*_items(body), ""], body, besides=frozenset({"input"})),
-            paid_extras=fields.paid_extras(body),
+            paid_extras=fields.paid_extras(body, (model, *models)),
         )
 
     def stream(

@@ -11,7 +11,6 @@ a wait that is too long for a caller is not waited. Time and randomness are argu
 
 from __future__ import annotations
 
-from collections import deque
 from functools import lru_cache
 
 from plugins.contract import Failure, FailureKind
@@ -68,7 +67,7 @@ class Itinerary:
     def __init__(self, targets: int, policy: RetryPolicy) -> None:
         """Begin before the first of so many targets."""
         self._policy = policy
-        self._next = deque(_first_steps(targets))
+        self._next = list(_first_steps(targets))
         self._rounds = [0] * targets
         self._sent = 0
 
@@ -76,7 +75,7 @@ class Itinerary:
         """Take the next step, or `None` when the call has failed."""
         if self._sent >= self._policy.attempts or not self._next:
             return None
-        return self._next.popleft()
+        return self._next.pop(0)
 
     def failed(
         self,
@@ -94,7 +93,7 @@ class Itinerary:
             self._next.clear()
             return
         if is_of_the_key(failure) and has_other_key:
-            self._next.appendleft(Step(step.position, now, is_retry=False))
+            self._next.insert(0, Step(step.position, now, is_retry=False))
             return
         self._rounds[step.position] += 1
         wait = self._wait(self._rounds[step.position], failure.retry_after, chance)

@@ -73,7 +73,7 @@ class Reservation(Value, frozen=True):
         return self.output_tokens < self.want.output_tokens
 
 
-class Progress(Value, frozen=True):
+class Progress(Value, frozen=True, array_like=True):
     """How far a request has come: enough to make its event should this process die now."""
 
     provider: str
@@ -84,7 +84,7 @@ class Progress(Value, frozen=True):
     output_bytes: int = 0
 
 
-class AttemptRecord(Value, frozen=True):
+class AttemptRecord(Value, frozen=True, array_like=True):
     """One request to one provider, as the event keeps it."""
 
     provider: str
@@ -97,7 +97,7 @@ class AttemptRecord(Value, frozen=True):
     cost: Decimal | None = None
 
 
-class Settlement(Value, frozen=True):
+class Settlement(Value, frozen=True, array_like=True):
     """How a request ended and what it used: all that its usage event says beyond the reservation."""
 
     outcome: Outcome

@@ -16,9 +16,17 @@ from pymongo import ReturnDocument, UpdateOne
 from proxy.database import Database
 from proxy.documents import ACCOUNTS, EVENTS
 from proxy.metering import duplicates
+from proxy.metering.account_commands import count_update, fence
 from proxy.metering.event import Event, encodable, totals_of, usage_event
 from proxy.metering.rollups import ROLLUPS, sums_of, updates
-from proxy.metering.slices import Batch, Closed, Slice, count_update, fence
+from proxy.metering.slices import Batch, Closed, Slice
+
+COMMIT_SECONDS = 0.1
+_REST_SECONDS, _LONGEST_REST_SECONDS = 0.001, 0.5
+"""How much longer news may wait for each account that has some, and how long in all.
+
+An account costs the same, however many of its requests are told of at once: some 70 us here and 200 us of the database.
+"""
 
 _BATCH_ACCOUNTS = 500
 _BATCH_EVENTS = 2_000
@@ -46,9 +54,14 @@ class GroupCommit:
         self.slices: dict[str, Slice] = {}
         self.dirty: dict[str, None] = {}  # an ordered set: who has waited longest is the next to be written
         self.backlog = 0
-        self.told = 0
+        self._told = 0
         """Of how many accounts the database was told the last time; 0 where it could not be told of all."""
         self.is_lost = False
+
+    @property
+    def rest_seconds(self) -> float:
+        """Return how long to wait with the next `write`: the longer, the more accounts the last one has told of."""
+        return min(COMMIT_SECONDS + self._told * _REST_SECONDS, _LONGEST_REST_SECONDS)
 
     def ended(self, slice_: Slice, held: Mapping[str, int], closed: Closed | None) -> None:
         """End a request of a share: what it has used, unless that is nothing, is to be written."""
@@ -104,7 +117,7 @@ class GroupCommit:
     async def _choose(self, chosen: list[Slice], *, everything: bool) -> None:
         """Lock and add the slices that have something to say and of which no command is in flight."""
         now = self._loop.time()
-        events = self.told = 0
+        events = self._told = 0
         for user_id in self._candidates(now, everything=everything):
             slice_ = self.slices[user_id]
             if slice_.lock.locked():
@@ -120,7 +133,7 @@ class GroupCommit:
             events += len(batch.closed)
             if len(chosen) == _BATCH_ACCOUNTS or events >= _BATCH_EVENTS:
                 return
-        self.told = len(chosen)
+        self._told = len(chosen)
 
     def _candidates(self, now: float, *, everything: bool) -> list[str]:
         """Return the accounts to look at: those with news, and now and then those that may lie idle."""

@@ -232,7 +232,7 @@ class FoundJournal:
         segment_bytes = max((path.stat().st_size for path in paths), default=0)
         for path in paths:
             data = path.read_bytes()
-            if data.startswith(_ANY_MAGIC) and not data.startswith(_MAGIC):
+            if _ANY_MAGIC in data and _MAGIC not in data:
                 raise JournalError(
                     "another version of the gateway wrote it: that one finishes it when it starts"
                 )

@@ -16,7 +16,7 @@ from proxy.documents import Outcome
 from proxy.metering.contract import Progress, Reservation, Settlement, Want
 
 
-class Memory(Value, frozen=True):
+class Memory(Value, frozen=True, array_like=True):
     """The parts of a request that its event needs; `price` is in USD per prompt token, per completion token, per request."""
 
     user: str

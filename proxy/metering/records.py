@@ -2,6 +2,9 @@
 
 Together they make its usage event, which is built where many are written at once: that takes half as long as it
 would between two requests, and nobody waits for it.
+
+These structs, and those of them that lie in another (`array_like`), are written as rows: their fields may get company at
+the end, with a default, and anything else is another format, with another magic number.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ from proxy.metering.contract import Progress, Settlement
 from proxy.metering.memory import Memory
 
 
-class Opened(Value, frozen=True, tag="open"):
+class Opened(Value, frozen=True, array_like=True, tag="open"):
     """A request was admitted, and this is what it holds by counter."""
 
     id: str
@@ -21,14 +24,14 @@ class Opened(Value, frozen=True, tag="open"):
     held: Mapping[str, int]
 
 
-class Noted(Value, frozen=True, tag="note"):
+class Noted(Value, frozen=True, array_like=True, tag="note"):
     """It has come so far."""
 
     id: str
     progress: Progress
 
 
-class Ended(Value, frozen=True, tag="end"):
+class Ended(Value, frozen=True, array_like=True, tag="end"):
     """It has ended like this; without a settlement it never reached a provider.
 
     It says all of its beginning again: an event needs no other record, however long ago that was written.

@@ -12,14 +12,12 @@ from collections import defaultdict, deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from math import inf
-from typing import Any, NamedTuple
-
-from bson.decimal128 import Decimal128
+from typing import Any
 
 from plugins.values import Value
 from proxy.core.rules import Rule, affordable_output
 from proxy.metering.contract import Reservation, Settlement, Want
-from proxy.metering.event import endless
+from proxy.metering.records import Opened
 
 FIRST_APPETITE = 16
 _MOST_APPETITE = 4096
@@ -27,7 +25,7 @@ _QUICK_SECONDS = 30.0
 """How long a lease should last: a command to the database costs as much as two requests."""
 
 _LONG_AGO = -inf
-_SHARE = 16
+LEASED_SHARE = 16
 """A lease takes at most this part of what is left, unless the waiting requests need more."""
 
 IDLE_SECONDS = 60.0
@@ -35,7 +33,7 @@ MOST_EVENTS = 1000
 """More than this many ended requests are not told to the database at once, so that a command stays short."""
 
 
-class Closed(NamedTuple):
+class Closed(Value, frozen=True):
     """A request that has ended: all that its event is made of, and where its end stands in the journal.
 
     That begins at `start`, and `offset` is behind it. It `used` so much of each counter.
@@ -131,15 +129,16 @@ class Slice:
         counter = self.counters.get(rule.counter)
         return 0 if counter is None else counter.usable(rule.limit)
 
-    def covers(self, rules: Iterable[Rule], output_tokens: int) -> bool:
-        """Say whether this share pays for a request with this output cap."""
-        counters = self.counters
-        for rule in rules:  # not by `self.usable`, nor by `all`: every request takes this way
-            counter = counters.get(rule.counter)
-            need = rule.fixed + rule.slope * output_tokens
+    def holds(self, rules: Iterable[Rule], output_tokens: int) -> dict[str, int] | None:
+        """Return what a request with this output cap holds of each counter; `None` if this share does not pay for it."""
+        counters, held = self.counters, {}
+        for rule in rules:  # not by `self.usable`, nor by `holds_of`: every request takes this way
+            name = rule.counter
+            counter = counters.get(name)
+            held[name] = need = rule.fixed + rule.slope * output_tokens
             if need > (0 if counter is None else counter.usable(rule.limit)):
-                return False
-        return True
+                return None
+        return held
 
     def affordable(self, rules: Iterable[Rule], wish: int) -> int:
         """Return the output cap, at most `wish`, that this share pays for; negative when it pays for nothing."""
@@ -212,7 +211,7 @@ class Slice:
     def note_nearness(self, rule: Rule, typical: int) -> None:
         """Remember whether a limit is so near that what is left over goes back at once."""
         counter = self.counters[rule.counter]
-        counter.is_near = counter.remaining // _SHARE < counter.appetite * typical
+        counter.is_near = counter.remaining // LEASED_SHARE < counter.appetite * typical
 
     def next_batch(self, now: float, *, everything: bool = False) -> Batch | None:
         """Return what there is to count or to give back; the last batch again if it has not arrived."""
@@ -299,97 +298,9 @@ class Slice:
         return counter.is_near and all(waiter.tries for waiter in self.waiting)
 
 
-def lease_filter(slice_: Slice, journal: str) -> dict[str, Any]:
-    """Return the guard of a lease: the entry is as this share knows it, and its worker is not given up."""
-    if slice_.version is None:
-        return {"_id": slice_.user_id, f"j.{journal}": {"$exists": False}}
-    return {
-        "_id": slice_.user_id,
-        f"j.{journal}.v": slice_.version,
-        f"j.{journal}.lost": {"$exists": False},
-    }
+class Open(Value, frozen=True):
+    """A request under way: what the journal says of it from `start` on, and the share that pays for it."""
 
-
-def lease_pipeline(
-    journal: str, start: int, asks: Iterable[tuple[Rule, int, int, int]]
-) -> list[dict[str, Any]]:
-    """Return the update that grants all or nothing: for each rule what the first, and all, waiting requests need,
-    and what is wanted ahead of need.
-
-    Remaining, the check of every limit, the grant and the write happen in one update of one document.
-    """
-    left, grants, checks = {}, {}, []
-    for rule, first, every, ahead in asks:
-        name = rule.counter
-        left[name] = {"$subtract": [rule.limit, _taken(name)]}
-        if first > 0:  # a limit of which the first one needs no more must not keep him from the others
-            checks.append({"$gte": [f"$_left.{name}", first]})
-        share = {"$floor": {"$divide": [f"$_left.{name}", _SHARE]}}
-        most = {"$max": [every, {"$min": [ahead, share]}]}
-        amount = {"$max": [0, {"$min": [f"$_left.{name}", most]}]}
-        grants[name] = {"$toLong": {"$cond": ["$_ok", amount, 0]}}
-    counters = {
-        f"c.{name}": {
-            "$cond": [
-                {"$gt": [{"$add": [_taken(name), f"$_grant.{name}"]}, 0]},
-                {
-                    "u": {"$ifNull": [f"$c.{name}.u", 0]},
-                    "l": {"$add": [{"$ifNull": [f"$c.{name}.l", 0]}, f"$_grant.{name}"]},
-                },
-                # What is only asked for leaves no trace, or a key at its limit would fill its account.
-                {"$ifNull": [f"$c.{name}", "$$REMOVE"]},
-            ]
-        }
-        for name in grants
-    }
-    slices = {}
-    for name in grants:
-        sum_ = {"$add": [{"$ifNull": [f"$j.{journal}.s.{name}", 0]}, f"$_grant.{name}"]}
-        slices[f"j.{journal}.s.{name}"] = {"$cond": [{"$gt": [sum_, 0]}, sum_, "$$REMOVE"]}
-    entry = {
-        f"j.{journal}.v": {"$add": [{"$ifNull": [f"$j.{journal}.v", 0]}, 1]},
-        f"j.{journal}.thru": {"$ifNull": [f"$j.{journal}.thru", start]},
-        "js": {"$setUnion": [{"$ifNull": ["$js", []]}, [journal]]},
-    }
-    return [
-        {"$set": {"_left": left}},
-        {"$set": {"_ok": {"$and": checks}}},
-        {"$set": {"_grant": grants}},
-        {"$set": {**counters, **slices, **entry}},
-        {"$unset": ["_left", "_ok", "_grant"]},
-    ]
-
-
-def fence(journal: str) -> dict[str, Any]:
-    """Return the update that makes every command fail that was sent before and may still arrive."""
-    return {"$inc": {f"j.{journal}.v": 1}}
-
-
-def count_update(
-    slice_: Slice, batch: Batch, journal: str, totals: Mapping[str, int]
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the guard and the update that count a share's batch."""
-    changes: dict[str, int | Decimal128] = {f"c.{name}.u": used for name, used in batch.used.items() if used}
-    empty: dict[str, str] = {}
-    for name, amount in batch.taken.items():
-        changes[f"c.{name}.l"] = -amount
-        if amount == slice_.counters[name].leased:
-            empty[f"j.{journal}.s.{name}"] = ""
-        else:
-            changes[f"j.{journal}.s.{name}"] = -amount
-    changes |= {f"t.{name}": total for name, total in endless(totals).items() if totals[name]}
-    changes[f"j.{journal}.v"] = 1
-    update: dict[str, Any] = {"$set": {f"j.{journal}.thru": batch.thru}, "$inc": changes}
-    if empty:
-        update["$unset"] = empty
-    guard = {
-        "_id": slice_.user_id,
-        f"j.{journal}.v": slice_.version,
-        f"j.{journal}.thru": slice_.thru,
-        f"j.{journal}.lost": {"$exists": False},
-    }
-    return guard, update
-
-
-def _taken(name: str) -> dict[str, Any]:
-    return {"$add": [{"$ifNull": [f"$c.{name}.u", 0]}, {"$ifNull": [f"$c.{name}.l", 0]}]}
+    start: int
+    share: Slice
+    record: Opened

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import structlog
 from msgspec.structs import replace
@@ -21,6 +21,7 @@ from proxy.core.rules import Rule, holds_of, rules_of
 from proxy.database import Database, lost
 from proxy.documents import ACCOUNTS
 from proxy.errors import GatewayError, InternalError, Unavailable
+from proxy.metering.account_commands import lease_filter, lease_pipeline
 from proxy.metering.contract import Progress, Reservation, Settlement, Want
 from proxy.metering.event import uses_of
 from proxy.metering.group_commit import GroupCommit
@@ -28,20 +29,13 @@ from proxy.metering.heartbeat import Heartbeat
 from proxy.metering.journal import Journal, JournalError
 from proxy.metering.memory import remember
 from proxy.metering.records import Ended, Noted, Opened
-from proxy.metering.slices import Closed, Slice, Waiter, lease_filter, lease_pipeline
+from proxy.metering.slices import Closed, Open, Slice, Waiter
 
 PATIENCE_SECONDS = 1.0
 """How long a request waits for amounts that other workers and requests hold, before it is refused."""
 
 ANSWER_SECONDS = 1.2
 """How long a request waits for the database here, before it is told to come again: two seconds with all the rest."""
-
-COMMIT_SECONDS = 0.1
-_REST_SECONDS, _LONGEST_REST_SECONDS = 0.001, 0.5
-"""How much longer news may wait for each account that has some, and how long in all.
-
-An account costs the same, however many of its requests are told of at once: some 70 us here and 200 us of the database.
-"""
 
 _RETRY_SECONDS = 0.04
 
@@ -55,14 +49,6 @@ _LEASES_AT_ONCE = 16
 log = structlog.get_logger(__name__)
 
 
-class _Open(NamedTuple):
-    """A request under way: what the journal says of it from `start` on, and the share that pays for it."""
-
-    start: int
-    share: Slice
-    record: Opened
-
-
 class Worker:
     """A journal, and everything that is being counted under its name."""
 
@@ -73,7 +59,7 @@ class Worker:
         self._group = GroupCommit(database, journal.name)
         self.journal = journal
         self._leasing: dict[str, asyncio.Task[None]] = {}
-        self._open: dict[str, _Open] = {}
+        self._open: dict[str, Open] = {}
         self._loop = asyncio.get_running_loop()
         self._synced = journal.end
         self._lease_places = asyncio.Semaphore(_LEASES_AT_ONCE)
@@ -85,8 +71,8 @@ class Worker:
 
     @property
     def rest_seconds(self) -> float:
-        """Return how long to wait with the next commit: the longer, the more accounts the last one has told of."""
-        return min(COMMIT_SECONDS + self._group.told * _REST_SECONDS, _LONGEST_REST_SECONDS)
+        """Return how long to wait with the next commit."""
+        return self._group.rest_seconds
 
     @property
     def is_lost(self) -> bool:
@@ -127,8 +113,9 @@ class Worker:
         if slice_ is None:
             slice_ = self._group.slices[want.user_id] = Slice(want.user_id, thru=self.journal.end)
         wish = want.wished_output
-        if not slice_.waiting and slice_.covers(rules, wish):
-            return self._admit(slice_, want, rules, wish)
+        held = None if slice_.waiting else slice_.holds(rules, wish)
+        if held is not None:
+            return self._admit(slice_, want, rules, held, wish)
         waiter = Waiter(want, rules, self._loop.create_future(), self._loop.time() + PATIENCE_SECONDS)
         slice_.waiting.append(waiter)
         self._lease(slice_)
@@ -203,15 +190,16 @@ class Worker:
 
     def _uncounted_from(self) -> int:
         """Return where the first end begins that the database does not know; behind everything if it knows all."""
-        slices = (
-            self._group.slices[user_id] for user_id in self._group.dirty
+        shares = map(
+            self._group.slices.__getitem__, self._group.dirty
         )  # where anything is left, there is news
-        return min((closed[0].start for slice_ in slices if (closed := slice_.closed)), default=2**62)
+        return min((share.closed[0].start for share in shares if share.closed), default=2**62)
 
-    def _admit(self, slice_: Slice, want: Want, rules: tuple[Rule, ...], output: int) -> Reservation:
+    def _admit(
+        self, slice_: Slice, want: Want, rules: tuple[Rule, ...], held: Mapping[str, int], output: int
+    ) -> Reservation:
         if not self._heartbeat.may_admit:
             raise _given_up()
-        held = holds_of(rules, output)
         record, start = Opened(want.request_id, remember(want), held), self.journal.end
         try:
             self.journal.open(record)
@@ -219,7 +207,7 @@ class Worker:
             log.error("no request is served: the journal is in trouble", cause=str(exc))  # noqa: TRY400
             raise Unavailable(WITHOUT_BOOKS, retry_after=5) from exc
         left = slice_.hold(held, self._loop.time())
-        self._open[want.request_id] = _Open(start, slice_, record)
+        self._open[want.request_id] = Open(start, slice_, record)
         return Reservation(want, rules, held, output // want.choices, left)
 
     def _close(self, record: Ended) -> int:
@@ -351,7 +339,8 @@ class Worker:
             try:
                 if output >= want.wished_output or lowered:
                     whole = output // want.choices * want.choices
-                    waiter.admitted.set_result(self._admit(slice_, want, rules, whole))
+                    held = holds_of(rules, whole)
+                    waiter.admitted.set_result(self._admit(slice_, want, rules, held, whole))
                 elif not has_leased or not self._refuse(slice_, waiter):
                     still.append(waiter)
             except GatewayError as exc:

@@ -16,9 +16,10 @@ from proxy.core.limits import UserLimits
 from proxy.errors import GatewayError, RateLimited, Unavailable
 from proxy.metering import group_commit
 from proxy.metering import worker as worker_module
+from proxy.metering.group_commit import COMMIT_SECONDS
 from proxy.metering.heartbeat import Heartbeat
 from proxy.metering.journal import Journal, JournalError
-from proxy.metering.worker import COMMIT_SECONDS, Worker
+from proxy.metering.worker import Worker
 from tests.gateway import provider_settings, running_gateway
 from tests.proxy.metering.meters import USER, Books, connected, leased, settlement, want
 from tests.proxy.metering.test_journal import SEGMENT, full_disk
