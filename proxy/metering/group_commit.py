@@ -21,11 +21,10 @@ from proxy.metering.event import Event, encodable, totals_of, usage_event
 from proxy.metering.rollups import ROLLUPS, sums_of, updates
 from proxy.metering.slices import Batch, Closed, Slice
 
-COMMIT_SECONDS = 0.1
-_REST_SECONDS, _LONGEST_REST_SECONDS = 0.001, 0.5
-"""How much longer news may wait for each account that has some, and how long in all.
+_REST_SECONDS, _LONGEST_REST_SECONDS = 0.001, 2.0
+"""How long an account's news may wait for each account that has some, and how long in all.
 
-An account costs the same, however many of its requests are told of at once: some 70 us here and 200 us of the database.
+An account costs the same, however many of its requests are told of at once: some 70 us here and 400 us of the database.
 """
 
 _BATCH_ACCOUNTS = 500
@@ -54,14 +53,7 @@ class GroupCommit:
         self.slices: dict[str, Slice] = {}
         self.dirty: dict[str, None] = {}  # an ordered set: who has waited longest is the next to be written
         self.backlog = 0
-        self._told = 0
-        """Of how many accounts the database was told the last time; 0 where it could not be told of all."""
         self.is_lost = False
-
-    @property
-    def rest_seconds(self) -> float:
-        """Return how long to wait with the next `write`: the longer, the more accounts the last one has told of."""
-        return min(COMMIT_SECONDS + self._told * _REST_SECONDS, _LONGEST_REST_SECONDS)
 
     def ended(self, slice_: Slice, held: Mapping[str, int], closed: Closed | None) -> None:
         """End a request of a share: what it has used, unless that is nothing, is to be written."""
@@ -73,9 +65,10 @@ class GroupCommit:
         """Take note that an account has news."""
         self.dirty[slice_.user_id] = None
 
-    async def write(self, *, everything: bool = False) -> bool:
+    async def write(self, *, everything: bool = False, is_patient: bool = False) -> bool:
         """Write down what has ended since the last time, and give back what is left over (or `everything`).
 
+        Who `is_patient` leaves out accounts that were told of a moment ago: the more have news, the longer is that moment.
         Returns whether there is nothing more to write. Raises `PyMongoError` when the database is away; the same
         is written again next time. Who asks while another one writes waits, and then writes the rest.
         """
@@ -84,7 +77,8 @@ class GroupCommit:
                 return True  # what it has to say is in its journal, and whoever recovers that says it
             chosen: list[Slice] = []
             try:
-                await self._choose(chosen, everything=everything)
+                rest = min(len(self.dirty) * _REST_SECONDS, _LONGEST_REST_SECONDS) if is_patient else 0.0
+                await self._choose(chosen, rest, everything=everything)
                 await self._write(chosen)
             finally:
                 for slice_ in chosen:
@@ -114,12 +108,14 @@ class GroupCommit:
         slice_.counted()
         self.backlog -= len(batch.closed)
 
-    async def _choose(self, chosen: list[Slice], *, everything: bool) -> None:
-        """Lock and add the slices that have something to say and of which no command is in flight."""
-        now = self._loop.time()
-        events = self._told = 0
+    async def _choose(self, chosen: list[Slice], rest: float, *, everything: bool) -> None:
+        """Lock and add the slices that have something to say, did not for a while, and have no command in flight."""
+        now, events = self._loop.time(), 0
         for user_id in self._candidates(now, everything=everything):
             slice_ = self.slices[user_id]
+            # What is left over near a limit is what others wait for.
+            if now - slice_.told_at < rest and not slice_.is_near:
+                continue
             if slice_.lock.locked():
                 self.touched(slice_)
                 continue
@@ -130,10 +126,10 @@ class GroupCommit:
             self.touched(slice_)
             await slice_.lock.acquire()
             chosen.append(slice_)
+            slice_.told_at = now
             events += len(batch.closed)
             if len(chosen) == _BATCH_ACCOUNTS or events >= _BATCH_EVENTS:
-                return
-        self._told = len(chosen)
+                break
 
     def _candidates(self, now: float, *, everything: bool) -> list[str]:
         """Return the accounts to look at: those with news, and now and then those that may lie idle."""

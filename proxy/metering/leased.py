@@ -12,6 +12,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -35,6 +36,7 @@ from proxy.metering.rollups import INDEXES, ROLLUPS
 from proxy.metering.worker import WITHOUT_BOOKS, Worker
 from proxy.metrics import Metrics
 
+COMMIT_SECONDS = 0.1
 SYNC_SECONDS = 0.1
 RECOVER_SECONDS = 2.0
 TIDY_SECONDS = 60.0
@@ -183,9 +185,9 @@ class LeasedMeter:
 
     async def _commit_for_ever(self) -> None:
         while not self._is_stopping.is_set():
-            await self._pause(max([worker.rest_seconds for worker in self._workers.values()]))
+            await self._pause(COMMIT_SECONDS)
             for worker in list(self._workers.values()):
-                await self._try("committing", worker.commit)
+                await self._try("committing", partial(worker.commit, is_patient=True))
             self._report()
 
     async def _sync_for_ever(self) -> None:

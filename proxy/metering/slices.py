@@ -112,7 +112,10 @@ class Counter:
 
 @dataclass(slots=True)
 class Slice:
-    """The share; `version` is `None` where the document has no entry of this worker's journal."""
+    """The share; `version` is `None` where the document has no entry of this worker's journal.
+
+    `is_near` says that a limit is so near that others wait for what is left over, `told_at` when the document was last told.
+    """
 
     user_id: str
     version: int | None = None
@@ -123,6 +126,8 @@ class Slice:
     waiting: deque[Waiter] = field(default_factory=deque)
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     is_unsure: bool = False
+    is_near: bool = False
+    told_at: float = _LONG_AGO
 
     def usable(self, rule: Rule) -> int:
         """Return what a request may still take here of a limit."""
@@ -212,6 +217,7 @@ class Slice:
         """Remember whether a limit is so near that what is left over goes back at once."""
         counter = self.counters[rule.counter]
         counter.is_near = counter.remaining // LEASED_SHARE < counter.appetite * typical
+        self.is_near = any(each.is_near for each in self.counters.values())
 
     def next_batch(self, now: float, *, everything: bool = False) -> Batch | None:
         """Return what there is to count or to give back; the last batch again if it has not arrived."""

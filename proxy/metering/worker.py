@@ -70,11 +70,6 @@ class Worker:
         return self._group.backlog
 
     @property
-    def rest_seconds(self) -> float:
-        """Return how long to wait with the next commit."""
-        return self._group.rest_seconds
-
-    @property
     def is_lost(self) -> bool:
         """Say whether the others have given this worker up."""
         return self._group.is_lost
@@ -158,12 +153,14 @@ class Worker:
             self._group.ended(request.share, reservation.held, None)
             self._serve_those_who_wait(request.share)
 
-    async def commit(self, *, everything: bool = False) -> bool:
+    async def commit(self, *, everything: bool = False, is_patient: bool = False) -> bool:
         """Write down what has ended, and give back what is left over (or `everything`); say whether that was all.
 
+        Who `is_patient` tells of each of many accounts less often, unless much waits to be written.
         Raises `PyMongoError` when the database is away; the same is written again next time.
         """
-        is_done = await self._group.write(everything=everything)
+        is_patient &= self.backlog < MOST_UNWRITTEN // 2
+        is_done = await self._group.write(everything=everything, is_patient=is_patient)
         if self.journal.has_old_segments:
             self.journal.release(self._needed_from())
         return is_done

@@ -16,12 +16,11 @@ from proxy.core.limits import UserLimits
 from proxy.errors import GatewayError, RateLimited, Unavailable
 from proxy.metering import group_commit
 from proxy.metering import worker as worker_module
-from proxy.metering.group_commit import COMMIT_SECONDS
 from proxy.metering.heartbeat import Heartbeat
 from proxy.metering.journal import Journal, JournalError
 from proxy.metering.worker import Worker
 from tests.gateway import provider_settings, running_gateway
-from tests.proxy.metering.meters import USER, Books, connected, leased, settlement, want
+from tests.proxy.metering.meters import PLENTY, USER, Books, connected, leased, settlement, want
 from tests.proxy.metering.test_journal import SEGMENT, full_disk
 from tests.proxy.stage import FREE, ask
 from tests.upstreams import OpenRouter, serving
@@ -231,17 +230,24 @@ async def test_no_account_waits_for_others_that_come_again(
 async def test_many_accounts_are_told_of_less_often(
     mongodb_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The more accounts have news, the longer the next commit waits, unless there is more than one can tell."""
-    monkeypatch.setattr(group_commit, "_BATCH_ACCOUNTS", 20)
-    async with working(mongodb_uri, tmp_path) as (worker, _):
-        rests = []
-        for count in (0, 1, 10, 25):
-            for number in range(count):
-                worker.settle(await worker.reserve(want(user_id=f"{number:024x}")), settlement())
-            await worker.commit()
-            rests.append(worker.rest_seconds)
-        soonest, alone, together, unfinished = rests
-        assert soonest == unfinished == COMMIT_SECONDS < alone < together < 1
+    """Who is patient leaves out accounts that were told of a moment ago, but not those that are near a limit."""
+    monkeypatch.setattr(group_commit, "_REST_SECONDS", 60.0)
+    monkeypatch.setattr(group_commit, "_LONGEST_REST_SECONDS", 60.0)
+    async with working(mongodb_uri, tmp_path) as (worker, books):
+
+        async def known_after(count: int, *, is_patient: bool = True, limits: UserLimits = PLENTY) -> int:
+            for _ in range(count):
+                worker.settle(await worker.reserve(want(limits=limits)), settlement())
+            await worker.commit(is_patient=is_patient)
+            return len(await books.events())
+
+        assert await known_after(1) == 1
+        assert await known_after(2) == 1
+        assert await known_after(0, is_patient=False) == 3
+        assert await known_after(1) == 3
+        assert await known_after(20, limits=limited(40)) == 24
+        await worker.commit_all(10)
+        await books.assert_exact()
 
 
 async def test_those_who_wait_are_told_when_the_gateway_ends(mongodb_uri: str, tmp_path: Path) -> None:
