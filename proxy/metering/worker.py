@@ -40,7 +40,7 @@ ANSWER_SECONDS = 1.2
 _RETRY_SECONDS = 0.04
 
 MOST_UNWRITTEN = 20_000
-"""Ended requests that may wait for the database, at some 5 KB each; past them nobody is admitted until it has caught up."""
+"""Ended requests that may wait for the database, at some 2.5 KB each; past them nobody is admitted until it has caught up."""
 
 WITHOUT_BOOKS = "The gateway cannot keep its books; try again later."
 _LEASES_AT_ONCE = 16
