@@ -10,7 +10,7 @@ from functools import lru_cache
 from operator import gt
 from typing import Any
 
-from bson.decimal128 import Decimal128
+from bson.decimal128 import Decimal128, create_decimal128_context
 
 from plugins.contract import Price
 from proxy.core import pricing
@@ -28,6 +28,7 @@ _PLAIN_EPOCH = _EPOCH.replace(tzinfo=None)
 _BIAS = 6176
 _HALVES = struct.Struct("<QQ")
 _MOST_COEFFICIENT = 10**34
+_DATABASES = create_decimal128_context()
 _PRECISION = 28
 """Digits that the decimal context keeps: hardly an amount has more."""
 
@@ -314,11 +315,14 @@ class _Amount(Decimal128):
 
 
 def decimal128(value: Decimal) -> Decimal128:
-    """Convert an amount with all its digits; amounts as they occur by their bits, which takes half of the time."""
+    """Convert an amount with all its digits, of which the database keeps 34, for nothing may keep an event from it.
+
+    Amounts as they occur are converted by their bits, which takes half of the time.
+    """
     text = format(value, "f")
     whole, point, part = text.partition(".")
     if not point or whole[0] == "-" or len(text) > _PRECISION:  # without a point, the text hides the exponent
-        return Decimal128(value)
+        return Decimal128(_DATABASES.create_decimal(value))
     coefficient = int(whole + part)
     return _Amount((coefficient | (_BIAS - len(part)) << 113).to_bytes(16, "little"))
 

@@ -141,3 +141,14 @@ def fits(amount: Decimal) -> bool:
 def test_an_amount_is_stored_with_all_its_digits(amount: Decimal) -> None:
     """The quick conversion and the database's own make the same of every number."""
     assert decimal128(amount).bid == Decimal128(amount).bid
+
+
+@given(st.decimals(0, 10_000, allow_nan=False))
+def test_an_amount_with_too_many_digits_is_stored_all_the_same(amount: Decimal) -> None:
+    """It loses what the database has no place for, and keeps nobody's event from it."""
+    assert abs(decimal128(amount).to_decimal() - amount) <= amount.scaleb(-33)
+
+
+def test_forty_digits_are_cut_to_what_the_database_holds() -> None:
+    """Such an amount is rounded, and not refused."""
+    assert str(decimal128(Decimal(f"0.{'1' * 39}7"))) == f"0.{'1' * 34}"
