@@ -234,7 +234,7 @@ class FoundJournal:
             data = path.read_bytes()
             if _ANY_MAGIC in data and _MAGIC not in data:
                 raise JournalError(
-                    "another version of the gateway wrote it: that one finishes it when it starts"
+                    "another version of the gateway wrote it, which finishes it when it starts"
                 )
             base = int(path.stem) * segment_bytes
             position = 0

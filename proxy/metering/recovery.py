@@ -93,6 +93,7 @@ class Recovery:
         self._usd_inr_rate = usd_inr_rate
         self._running: dict[str, asyncio.Task[None]] = {}
         self._unopened: set[str] = set()
+        self._foreign: set[str] = set()
         self._questions = asyncio.Semaphore(_QUESTIONS_AT_ONCE)
 
     def begin(self, own: Iterable[str]) -> None:
@@ -100,7 +101,7 @@ class Recovery:
         for name in journal.names(self._folder):
             if len(self._running) >= _JOURNALS_AT_ONCE:
                 return
-            if name in own or name in self._running:
+            if name in own or name in self._running or name in self._foreign:
                 continue
             found = self._take(name)
             if found is not None:
@@ -182,7 +183,8 @@ class Recovery:
         except OSError as exc:
             log.error("a journal cannot be read", journal=found.name, cause=exc.strerror)  # noqa: TRY400
         except JournalError as exc:
-            log.error("a journal cannot be finished", journal=found.name, cause=str(exc))  # noqa: TRY400
+            self._foreign.add(found.name)
+            log.error("a journal is left as it is", journal=found.name, cause=str(exc))  # noqa: TRY400
         finally:
             del self._running[found.name]
 

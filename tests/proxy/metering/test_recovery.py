@@ -18,6 +18,7 @@ from proxy.metering.contract import Progress
 from proxy.metering.leased import LeasedMeter
 from proxy.metering.rollups import ROLLUPS
 from tests.proxy.metering.meters import KEY, USER, Books, budget, connected, leased, settlement, want
+from tests.proxy.metering.test_journal import written
 
 
 async def die(meter: LeasedMeter) -> None:
@@ -146,6 +147,24 @@ async def test_a_journal_that_cannot_be_opened_is_passed_over(mongodb_uri: str, 
         assert journal.names(tmp_path) == [foreign.name]
 
 
+async def test_a_journal_of_another_version_is_left_to_it(mongodb_uri: str, tmp_path: Path) -> None:
+    """It is looked at once, and kept; whatever else there is to finish is finished."""
+    async with connected(mongodb_uri) as books:
+        segment = written(tmp_path)
+        segment.write_bytes(segment.read_bytes().replace(b"AIP2", b"AIP1"))
+        foreign = segment.parent.name
+        async with leased(mongodb_uri, tmp_path) as dying:
+            await dying.settle(await dying.reserve(want()), settlement())
+            await die(dying)
+        async with leased(mongodb_uri, tmp_path) as heir:
+            await until(lambda: has_kind(books, "usage"))
+            await until(lambda: has_left(heir, foreign))
+            heir._recovery.begin(set(heir._workers))
+            assert not heir._recovery._running
+        assert journal.names(tmp_path) == [foreign]
+        assert len(await books.events()) == 1
+
+
 async def test_a_lost_worker_is_booked_and_corrected(
     mongodb_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -191,6 +210,11 @@ async def _finish_all(meter: LeasedMeter) -> None:
 async def has_kind(books: Books, kind: str) -> bool:
     """Say whether there is an event of a kind."""
     return any(event["kind"] == kind for event in await books.events())
+
+
+async def has_left(meter: LeasedMeter, name: str) -> bool:
+    """Say whether a meter has found that a journal is not its to finish."""
+    return name in meter._recovery._foreign
 
 
 async def until(claim: Callable[[], Awaitable[bool]]) -> None:
