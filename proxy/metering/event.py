@@ -20,7 +20,7 @@ from proxy.documents import Outcome
 from proxy.metering.contract import AttemptRecord, Reservation, Settlement
 
 Event = dict[str, Any]
-_NONE: Mapping[str, int] = {}
+_NOTHING_RARE: Mapping[str, int] = {}
 _UNKNOWN = Outcome.UNKNOWN  # asked for by the class, a member takes ten times as long
 _MICROSECOND = timedelta(microseconds=1)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -28,7 +28,7 @@ _PLAIN_EPOCH = _EPOCH.replace(tzinfo=None)
 _BIAS = 6176
 _HALVES = struct.Struct("<QQ")
 _MOST_COEFFICIENT = 10**34
-_DATABASES = create_decimal128_context()
+_DECIMAL128 = create_decimal128_context()
 _PRECISION = 28
 """Digits that the decimal context keeps: hardly an amount has more."""
 
@@ -104,9 +104,10 @@ def usage_event(
     }
 
 
-def encodable(event: Event) -> Event:
-    """Return an event in the form that is encoded fastest."""
-    return {**event, "at": plain(event["at"])}
+def placed(event: Event, journal: str, start: int) -> Event:
+    """Say in an event where the end of its request begins in which journal, for whoever checks what was counted."""
+    event["journal"], event["offset"] = journal, start
+    return event
 
 
 def plain(moment: datetime) -> datetime:
@@ -251,7 +252,7 @@ def _attempt(attempt: AttemptRecord, cost: Decimal128 | None) -> dict[str, Any]:
 def _rare(tokens: Counted) -> Mapping[str, int]:
     """Count what hardly any request has, where it has it: every event would be the larger for it."""
     if not (tokens.cache_write_1h or tokens.audio or tokens.audio_output or tokens.image_output):
-        return _NONE
+        return _NOTHING_RARE
     counts = {
         "cacheWrite1h": tokens.cache_write_1h,
         "audio": tokens.audio,
@@ -322,7 +323,7 @@ def decimal128(value: Decimal) -> Decimal128:
     text = format(value, "f")
     whole, point, part = text.partition(".")
     if not point or whole[0] == "-" or len(text) > _PRECISION:  # without a point, the text hides the exponent
-        return Decimal128(_DATABASES.create_decimal(value))
+        return Decimal128(_DECIMAL128.create_decimal(value))
     coefficient = int(whole + part)
     return _Amount((coefficient | (_BIAS - len(part)) << 113).to_bytes(16, "little"))
 

@@ -17,7 +17,7 @@ from proxy.database import Database
 from proxy.documents import ACCOUNTS, EVENTS
 from proxy.metering import duplicates
 from proxy.metering.account_commands import count_update, fence
-from proxy.metering.event import Event, encodable, totals_of, usage_event
+from proxy.metering.event import Event, placed, plain, totals_of, usage_event
 from proxy.metering.rollups import ROLLUPS, sums_of, updates
 from proxy.metering.slices import Batch, Closed, Slice
 
@@ -157,8 +157,7 @@ class GroupCommit:
             for slice_ in chosen
             if slice_.batch is not None
         ]
-        events = [event for *_, own in batches for event in own]
-        await duplicates.insert(self._events, [encodable(event) for event in events])
+        await duplicates.insert(self._events, [event for *_, own in batches for event in own])
         await self._roll_up([(own, batch.thru) for _, batch, own in batches])
         commands = []
         for slice_, batch, own in batches:
@@ -177,8 +176,8 @@ class GroupCommit:
         events = []
         for place, closed in enumerate(batch.closed, start=1):
             event = usage_event(closed.reservation, closed.settlement, closed.used)
-            event["journal"], event["offset"] = self._journal, closed.start
-            events.append(event)
+            event["at"] = plain(event["at"])
+            events.append(placed(event, self._journal, closed.start))
             if not place % _EVENTS_AT_ONCE:
                 await asyncio.sleep(0)
         return events

@@ -191,6 +191,7 @@ class LeasedMeter:
             self._report()
 
     async def _sync_for_ever(self) -> None:
+        # Not between commits: a slow database must not keep the journal from the disk.
         while not self._is_stopping.is_set():
             await self._pause(SYNC_SECONDS)
             for worker in list(self._workers.values()):

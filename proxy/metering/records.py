@@ -3,8 +3,8 @@
 Together they make its usage event, which is built where many are written at once: that takes half as long as it
 would between two requests, and nobody waits for it.
 
-These structs, and those of them that lie in another (`array_like`), are written as rows: their fields may get company at
-the end, with a default, and anything else is another format, with another magic number.
+These structs, and every `array_like` one that they hold, are written as rows without names. A field may be added at the
+end, with a default; any other change is another format, and needs another magic number.
 """
 
 from __future__ import annotations

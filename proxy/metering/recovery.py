@@ -30,7 +30,7 @@ from proxy.documents import ACCOUNTS, EVENTS
 from proxy.metering import duplicates, journal, rollups
 from proxy.metering.accounts import booked_of
 from proxy.metering.contract import Progress, Reservation
-from proxy.metering.event import Event, endless, lost_event, totals_of, undone, usage_event
+from proxy.metering.event import Event, endless, lost_event, placed, totals_of, undone, usage_event
 from proxy.metering.heartbeat import Heartbeat
 from proxy.metering.journal import FoundJournal, JournalError
 from proxy.metering.memory import recall, unknown
@@ -220,7 +220,7 @@ class Recovery:
         )
         # Behind everything in the journal, and in the same order at every try.
         return [
-            _Booked(end, _placed(event, contents.name, end - 1))
+            _Booked(end, placed(event, contents.name, end - 1))
             for end, event in enumerate(closed, start=contents.end + 1)
         ]
 
@@ -328,7 +328,7 @@ def _read(found: FoundJournal) -> _Found:
                 contents.opened.pop(opened.id, None)
                 if settlement is not None:
                     event = usage_event(_recalled(opened), settlement)
-                    contents.closed.append(_Booked(offset, _placed(event, found.name, start)))
+                    contents.closed.append(_Booked(offset, placed(event, found.name, start)))
     return contents
 
 
@@ -339,12 +339,6 @@ def _exact(usage: Usage) -> Bill:
 
 def _recalled(record: Opened) -> Reservation:
     return recall(record.id, record.memory, record.held)
-
-
-def _placed(event: Event, name: str, start: int) -> Event:
-    """Say in an event which journal it comes from, so that a check knows whether its account has counted it."""
-    event["journal"], event["offset"] = name, start
-    return event
 
 
 def _report(task: asyncio.Task[None]) -> None:

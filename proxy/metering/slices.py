@@ -17,7 +17,6 @@ from typing import Any
 from plugins.values import Value
 from proxy.core.rules import Rule, affordable_output
 from proxy.metering.contract import Reservation, Settlement, Want
-from proxy.metering.records import Opened
 
 FIRST_APPETITE = 16
 _MOST_APPETITE = 4096
@@ -302,11 +301,3 @@ class Slice:
             return True
         # Whoever was told once that there is not enough may need just this amount, which is of no use to him here.
         return counter.is_near and all(waiter.tries for waiter in self.waiting)
-
-
-class Open(Value, frozen=True):
-    """A request under way: what the journal says of it from `start` on, and the share that pays for it."""
-
-    start: int
-    share: Slice
-    record: Opened

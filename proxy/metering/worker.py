@@ -16,6 +16,7 @@ from msgspec.structs import replace
 from pymongo import ReturnDocument
 from pymongo.errors import DuplicateKeyError, PyMongoError
 
+from plugins.values import Value
 from proxy.core.refusals import held_elsewhere, refusal
 from proxy.core.rules import Rule, holds_of, rules_of
 from proxy.database import Database, lost
@@ -29,7 +30,7 @@ from proxy.metering.heartbeat import Heartbeat
 from proxy.metering.journal import Journal, JournalError
 from proxy.metering.memory import remember
 from proxy.metering.records import Ended, Noted, Opened
-from proxy.metering.slices import Closed, Open, Slice, Waiter
+from proxy.metering.slices import Closed, Slice, Waiter
 
 PATIENCE_SECONDS = 1.0
 """How long a request waits for amounts that other workers and requests hold, before it is refused."""
@@ -49,6 +50,14 @@ _LEASES_AT_ONCE = 16
 log = structlog.get_logger(__name__)
 
 
+class _Open(Value, frozen=True):
+    """A request under way: what the journal says of it from `start` on, and the share that pays for it."""
+
+    start: int
+    share: Slice
+    record: Opened
+
+
 class Worker:
     """A journal, and everything that is being counted under its name."""
 
@@ -59,7 +68,7 @@ class Worker:
         self._group = GroupCommit(database, journal.name)
         self.journal = journal
         self._leasing: dict[str, asyncio.Task[None]] = {}
-        self._open: dict[str, Open] = {}
+        self._open: dict[str, _Open] = {}
         self._loop = asyncio.get_running_loop()
         self._synced = journal.end
         self._lease_places = asyncio.Semaphore(_LEASES_AT_ONCE)
@@ -187,9 +196,8 @@ class Worker:
 
     def _uncounted_from(self) -> int:
         """Return where the first end begins that the database does not know; behind everything if it knows all."""
-        shares = map(
-            self._group.slices.__getitem__, self._group.dirty
-        )  # where anything is left, there is news
+        # Where anything is left, there is news.
+        shares = map(self._group.slices.__getitem__, self._group.dirty)
         return min((share.closed[0].start for share in shares if share.closed), default=2**62)
 
     def _admit(
@@ -204,7 +212,7 @@ class Worker:
             log.error("no request is served: the journal is in trouble", cause=str(exc))  # noqa: TRY400
             raise Unavailable(WITHOUT_BOOKS, retry_after=5) from exc
         left = slice_.hold(held, self._loop.time())
-        self._open[want.request_id] = Open(start, slice_, record)
+        self._open[want.request_id] = _Open(start, slice_, record)
         return Reservation(want, rules, held, output // want.choices, left)
 
     def _close(self, record: Ended) -> int:
