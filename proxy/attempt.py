@@ -8,6 +8,7 @@ cancellation, because what was used must be settled whatever happens.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable
 from decimal import Decimal
 from functools import partial
 
@@ -208,7 +209,8 @@ class Attempt:
             self._read_head(response)
             return await self._read(response)
         finally:
-            await response.aclose()
+            if not response.has_arrived:  # then there is nothing to close
+                await response.aclose()
 
     def _read_head(self, response: UpstreamResponse) -> None:
         self._status = response.status
@@ -218,16 +220,16 @@ class Attempt:
         if not response.has_arrived:
             self._note()
 
-    async def _read(self, response: UpstreamResponse) -> Failure | None:
+    def _read(self, response: UpstreamResponse) -> Awaitable[Failure | None]:
         if not 200 <= response.status < 300:  # noqa: PLR2004  success, as HTTP defines it
             self._patience.at = NEVER  # it has its own
-            return await self._services.relay.read_failure(self.target.entry.provider, response)
+            return self._services.relay.read_failure(self.target.entry.provider, response)
         if not self._plan.asked.stream:
-            return await self._collect(response)
+            return self._collect(response)
         if self._is_whole(response):
             self._patience.at = self._deadline
-            return await self._collect(response)
-        return await self._pump(response)
+            return self._collect(response)
+        return self._pump(response)
 
     def _is_whole(self, response: UpstreamResponse) -> bool:
         """Say whether a body is one document, which nobody who was asked for a stream should send."""
@@ -237,7 +239,9 @@ class Attempt:
     async def _collect(self, response: UpstreamResponse) -> Failure | None:
         """Read a whole answer."""
         try:
-            body = await response.read(MAX_ANSWER_BYTES)
+            body = response.at_once(MAX_ANSWER_BYTES)
+            if body is None:
+                body = await response.read(MAX_ANSWER_BYTES)
         except RelayFailed:
             # It was computed and billed as a whole, however little of it has arrived.
             self.served = replace(self.served, deltas=1, output_bytes=response.received)

@@ -50,7 +50,10 @@ class Home(Protocol):
 
 
 class Body(httpx.AsyncByteStream):
-    """An answer: its head, then its body as it arrives. Closed before its end, it closes the connection."""
+    """An answer: its head, then its body as it arrives. Closed before its end, it closes the connection.
+
+    Whether it `has_arrived` says nothing of how much of it was read.
+    """
 
     def __init__(self, connection: Connection) -> None:
         """Wait for what this connection receives."""
@@ -58,6 +61,7 @@ class Body(httpx.AsyncByteStream):
         self.headers: list[tuple[bytes, bytes]] = []
         self._connection: Connection | None = connection
         self._loop = connection.loop
+        self.has_arrived = False
         self._pieces: list[bytes] = []
         self._size = 0
         self._is_wanted = True
@@ -70,11 +74,6 @@ class Body(httpx.AsyncByteStream):
         """Say whether so much waits to be read that no more should come."""
         return self._size >= _HIGH_WATER
 
-    @property
-    def has_arrived(self) -> bool:
-        """Say whether the answer has come to its end, however much of it was read."""
-        return self._connection is None and self._failure is None
-
     def add(self, pieces: Sequence[bytes]) -> None:
         """Keep what has arrived at once until it is read."""
         if self._is_wanted:
@@ -86,6 +85,7 @@ class Body(httpx.AsyncByteStream):
         """Take no more from the connection: this was the end, or has to be for some reason."""
         self._connection = None
         self._failure = failure
+        self.has_arrived = failure is None
         self.wake()
 
     def wake(self) -> None:
@@ -99,11 +99,6 @@ class Body(httpx.AsyncByteStream):
                 return
         self._waiter.set_result(is_enough)
 
-    async def head(self) -> None:
-        """Wait until `status` and `headers` have arrived."""
-        while not self.status:
-            await self._news()
-
     def __aiter__(self) -> AsyncIterator[bytes]:
         """Iterate over the pieces; those that arrived together are one."""
         return self
@@ -113,7 +108,7 @@ class Body(httpx.AsyncByteStream):
         while not self._pieces:
             if self.has_arrived:
                 raise StopAsyncIteration
-            await self._news()
+            await self.news()
         return self._pop()
 
     async def pour(self, take: Callable[[bytes], bool]) -> bool:
@@ -129,7 +124,7 @@ class Body(httpx.AsyncByteStream):
                 return False
             self._take = take
             try:
-                if await self._news():
+                if await self.news():
                     return True
             finally:
                 self._take = None
@@ -168,14 +163,12 @@ class Body(httpx.AsyncByteStream):
             self._connection.read_on()
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
-    async def _news(self) -> bool:
+    def news(self) -> asyncio.Future[bool]:
+        """Return what to wait for until more has arrived; raise what the answer failed with."""
         if self._failure is not None:
             raise self._failure
         self._waiter = self._loop.create_future()
-        try:
-            return await self._waiter
-        finally:
-            self._waiter = None
+        return self._waiter
 
 
 class Connection(asyncio.Protocol):
@@ -215,7 +208,8 @@ class Connection(asyncio.Protocol):
         else:
             self._end(Disconnected("the connection was closed at once"))
         try:
-            await body.head()
+            while not body.status:
+                await body.news()
         except BaseException:
             # The answer may still come, and is nobody's. Whether the request was on its way must not depend on the moment.
             self.write()

@@ -16,13 +16,12 @@ from sanic.exceptions import ServerError
 from sanic.http import Http, Stage
 from sanic.response import BaseHTTPResponse
 
-from proxy.handlers.headers import HotResponse
-from proxy.incoming import Incoming
+from proxy.protocol import StrictHttp
 
 Begin = Callable[[Request], Awaitable[HTTPResponse | None]]
 End = Callable[[Request, BaseHTTPResponse], None]
 # Asked for by the class, a member takes ten times as long as by a name.
-_IDLE, _HANDLER = Stage.IDLE, Stage.HANDLER
+_IDLE = Stage.IDLE
 
 
 class Dispatch:
@@ -36,7 +35,7 @@ class Dispatch:
         app.on_request(self._begin_once)
         app.on_response(end)  # type: ignore[no-untyped-call]  # Sanic has no annotation here
 
-    async def answer(self, request: Request, http: Incoming) -> None:
+    async def answer(self, request: Request, http: StrictHttp) -> None:
         """Answer a request, with an error if need be."""
         is_begun = False
         try:
@@ -50,8 +49,9 @@ class Dispatch:
             if response is None:
                 response = await handler(request, **arguments)
             if response is not None and not request.responded:
-                await self.respond(request, response)
-            await _send(http)
+                self._respond(request, http, response)
+            if not http.answer_now():
+                await _send(http)
         except Exception as exc:  # noqa: BLE001  the outermost one: whatever it is, it is rendered
             await self._app.handle_exception(request, exc, run_middleware=not is_begun)
 
@@ -62,10 +62,13 @@ class Dispatch:
     async def respond(self, request: Request, response: HTTPResponse) -> None:
         """Make this a request's answer; it is sent when a part of it is."""
         stream = request.stream
-        if not isinstance(stream, Http):
+        if isinstance(stream, Http):
+            self._respond(request, stream, response)
+        else:
             await request.respond(response)
-            return
-        stream.respond(response)
+
+    def _respond(self, request: Request, http: Http, response: HTTPResponse) -> None:
+        http.respond(response)
         self._end(request, response)
         # Should it be thrown away for an error's, the first one is what the request's line tells of.
         request._response_middleware_started = True  # noqa: SLF001  Sanic has no other way to say it
@@ -77,9 +80,5 @@ async def _send(http: Http) -> None:
     response = http.response
     if response is None:
         raise ServerError("There is no answer.")
-    if http.stage is _IDLE:  # a stream that has ended
-        return
-    if isinstance(response, HotResponse) and http.stage is _HANDLER:
-        await http.http1_response_header(response.body or b"", True)  # noqa: FBT003  Sanic's signature
-    else:
+    if http.stage is not _IDLE:  # which it is when a stream has ended
         await response.send(end_stream=True)

@@ -1,7 +1,7 @@
 """The connections to one provider: as many as are needed up to a bound, the one that was used last first.
 
-A pool ends as it began after whatever was cancelled: what bounds it is a semaphore that an exchange takes when it
-asks for a connection, and that the connection itself gives back at the exchange's end, of whatever kind.
+A pool ends as it began after whatever was cancelled: what bounds it is a slot that an exchange takes when it asks for
+a connection, and that the connection itself gives back at the exchange's end, of whatever kind.
 """
 
 from __future__ import annotations
@@ -48,7 +48,9 @@ class Pool:
         """Open nothing yet."""
         self._origin = origin
         self._tls = tls
-        self._slots = asyncio.Semaphore(limit)
+        self._limit = limit
+        self._in_use = 0
+        self._waiting: deque[asyncio.Future[None]] = deque()
         self._idle: deque[Connection] = deque()
         self._open: set[Connection] = set()
         self._to_write: Together[Connection] = Together(_write_all)
@@ -65,19 +67,20 @@ class Pool:
 
         The caller must use it at once, whose end gives it back. Raises `httpx.TransportError`.
         """
-        if self._slots.locked():
-            try:
-                async with asyncio.timeout(pool):
-                    await self._slots.acquire()
-            except TimeoutError as exc:
-                raise httpx.PoolTimeout("every connection is in use") from exc
+        if self._in_use < self._limit:
+            self._in_use += 1
         else:
-            await self._slots.acquire()
-        while self._idle:
-            connection = self._idle.pop()
-            if connection.is_open:
-                return connection
-        return await self._dial(connect)
+            await self._slot(pool)
+        return self._idle_one() or await self._dial(connect)
+
+    def connection_at_once(self) -> Connection | None:
+        """Return such a connection if nothing has to be waited for: with two coroutines and a semaphore, 0.6 % of a chat."""
+        if self._in_use == self._limit:
+            return None
+        connection = self._idle_one()
+        if connection is not None:
+            self._in_use += 1
+        return connection
 
     async def aclose(self) -> None:
         """Close every connection."""
@@ -104,7 +107,7 @@ class Pool:
 
     def ended(self, connection: Connection) -> None:
         """Give its slot to another exchange, and itself too if it is open."""
-        self._slots.release()
+        self._release()
         if not connection.is_open:
             return
         if self._is_closed:
@@ -132,6 +135,38 @@ class Pool:
         if self._idle:
             self._sweeping = loop.call_at(self._idle[0].idle_since + _IDLE_SECONDS, self._sweep)
 
+    def _idle_one(self) -> Connection | None:
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.is_open:
+                return connection
+        return None
+
+    async def _slot(self, patience: float | None) -> None:
+        """Wait for an exchange to give its slot to this one; who came first is the next."""
+        turn = asyncio.get_running_loop().create_future()
+        self._waiting.append(turn)
+        try:
+            async with asyncio.timeout(patience):
+                await turn
+        except BaseException as exc:
+            if turn.done() and not turn.cancelled():  # it was given one just then
+                self._release()
+            elif turn in self._waiting:
+                self._waiting.remove(turn)
+            if isinstance(exc, TimeoutError):
+                raise httpx.PoolTimeout("every connection is in use") from exc
+            raise
+
+    def _release(self) -> None:
+        """Give a slot to the exchange that has waited the longest, or back."""
+        while self._waiting:
+            turn = self._waiting.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                return
+        self._in_use -= 1
+
     async def _dial(self, patience: float | None) -> Connection:
         """Make a connection; one whose caller is cancelled meanwhile keeps its slot, and is there for others then."""
         # Not to be cancelled: uvloop would close the socket, and leave an object that closes its number once more.
@@ -144,7 +179,7 @@ class Pool:
             dialing.add_done_callback(self._unwanted)
             raise
         except (OSError, UnicodeError) as exc:  # the latter is a name that cannot be one
-            self._slots.release()
+            self._release()
             # It may have moved.
             self._addresses_until = 0.0
             # A TLS handshake that takes too long is aborted.
@@ -153,7 +188,7 @@ class Pool:
 
     def _unwanted(self, dialing: asyncio.Task[Connection]) -> None:
         if dialing.cancelled() or dialing.exception() is not None:
-            self._slots.release()
+            self._release()
         else:
             self.ended(dialing.result())
 

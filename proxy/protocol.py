@@ -12,6 +12,7 @@ three pairs of runs). Heads take 5 to 10 of them, deadlines nothing, and `send` 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable
 from typing import Any
 
 from sanic import Request
@@ -102,7 +103,7 @@ class StrictHttp(Incoming):
         response = self.response
         if self.request_body and self.is_body_too_large():
             self.keep_alive = self.expecting_continue = False
-        if isinstance(response, HotResponse) and self.request.version == "1.1" and not self.request_body:
+        if isinstance(response, HotResponse) and self._may_be_hot:
             await self._send_hot(response, data or response.body or b"", is_whole=end_stream)
             return
         is_whole = end_stream or getattr(response, "body", None) or "content-length" in response.headers
@@ -115,6 +116,26 @@ class StrictHttp(Incoming):
         self.response_func = self._send_as_it_is
         self.stage = Stage.RESPONSE
         await self._send_as_it_is(data, end_stream)
+
+    @property
+    def _may_be_hot(self) -> bool:
+        """Say whether the present request may be answered with a head that an answer writes itself."""
+        return self.request.version == "1.1" and not self.request_body
+
+    def answer_now(self) -> bool:
+        """Send an answer that is all here, if it knows its head and the client has room for it, and say so.
+
+        Nothing is waited for, and nothing is made that could be: four coroutines less.
+        """
+        response = self.response
+        if not isinstance(response, HotResponse) or self.stage is not Stage.HANDLER:
+            return False
+        if not self._may_be_hot or not self.protocol.has_room:
+            return False
+        body = response.body or b""
+        self.protocol.write(response.head(len(body), keep_alive=self.keep_alive) + body)
+        self.response_func, self.stage = None, Stage.IDLE
+        return True
 
     async def _send_hot(self, response: HotResponse, data: bytes, *, is_whole: bool) -> None:
         """Send an answer that knows its head, for which Sanic takes 1.9 % of a chat's CPU, and this 0.8."""
@@ -175,11 +196,11 @@ class Protocol(Outgoing):
         if self._arrival is not None and not self._arrival.done():
             self._arrival.set_result(None)
 
-    async def receive_more(self) -> None:
-        """Wait until more has arrived, by a future alone: Sanic has an event, of which each connection has one waiter."""
+    def receive_more(self) -> asyncio.Future[None]:  # type: ignore[override]  # Sanic but awaits what it returns
+        """Return what to wait for until more has arrived: Sanic has an event, of which each connection has one waiter."""
         self.transport.resume_reading()
         self._arrival = self.loop.create_future()
-        await self._arrival
+        return self._arrival
 
     def stop(self) -> None:
         """Close the connection now, or with the answer that is under way, or that to a request that may be."""
@@ -253,27 +274,22 @@ class Protocol(Outgoing):
         )
         self._task.cancel()
 
-    async def _handle(self, request: Request) -> None:
+    def _handle(self, request: Request) -> Awaitable[None]:
         """Answer a request, unless there is no room for it."""
-        door = self.door
-        if (door.is_draining or self._is_one_too_many) and not await self._is_served_anyway(request):
-            return
+        door, http = self.door, self.http
+        if door.is_draining or self._is_one_too_many:
+            http.keep_alive = False
+            if request.path not in _ALWAYS_SERVED:
+                http.body_limit = 0
+                return self._refuse(
+                    request, "shutting down" if door.is_draining else "at its limit of connections"
+                )
         if door.is_full_for(request):
             # A small body is read without being looked at, and the connection kept; a large one is not waited for.
-            self.http.body_limit = door.bounds.body_bytes
-            await self._refuse(request, "at its limit of concurrent requests")
-            return
-        await self.app.ctx.dispatch.answer(request, self.http)
-
-    async def _is_served_anyway(self, request: Request) -> bool:
-        self.http.keep_alive = False
-        if request.path in _ALWAYS_SERVED:
-            return True
-        self.http.body_limit = 0
-        await self._refuse(
-            request, "shutting down" if self.door.is_draining else "at its limit of connections"
-        )
-        return False
+            http.body_limit = door.bounds.body_bytes
+            return self._refuse(request, "at its limit of concurrent requests")
+        answered: Awaitable[None] = self.app.ctx.dispatch.answer(request, http)
+        return answered
 
     async def _refuse(self, request: Request, state: str) -> None:
         """Answer before anything is read but the head: a refusal must cost little where there is much of it."""

@@ -130,19 +130,17 @@ class UpstreamResponse:
             raise translated(exc) from exc
         return False
 
-    async def read(self, limit: int) -> bytes:
-        """Read the whole body; raise `RelayFailed` when it is longer than `limit` bytes, breaks off, or is encoded."""
-        if self._body is not None and self._body.has_arrived and not self._is_encoded:
-            whole = self._body.rest()  # it came with its head, and nothing has to be waited for
-            self.received = len(whole)
-        else:
-            whole = await self._gather(limit)
-        if self.received > limit:
-            raise RelayFailed(Failure(FailureKind.PROVIDER, "the answer is too large"), reached=True)
+    def at_once(self, limit: int) -> bytes | None:
+        """Return the whole body if it is all here, and nothing has to be waited for; raise what `read` does."""
+        if self._body is None or not self._body.has_arrived or self._is_encoded:
+            return None
+        whole = self._body.rest()
+        self.received = len(whole)
+        self._check(limit)
         return whole
 
-    async def _gather(self, limit: int) -> bytes:
-        """Put a body together as it arrives, until it is longer than `limit` bytes."""
+    async def read(self, limit: int) -> bytes:
+        """Read the whole body; raise `RelayFailed` when it is longer than `limit` bytes, breaks off, or is encoded."""
         pieces: list[bytes] = []
 
         def take(piece: bytes) -> bool:
@@ -151,7 +149,12 @@ class UpstreamResponse:
             return self.received > limit
 
         await self.pour(take)
+        self._check(limit)
         return b"".join(pieces)
+
+    def _check(self, limit: int) -> None:
+        if self.received > limit:
+            raise RelayFailed(Failure(FailureKind.PROVIDER, "the answer is too large"), reached=True)
 
     def leave(self) -> None:
         """Let a stream whose last event was read end by itself, so that its connection can be used again."""
@@ -161,7 +164,7 @@ class UpstreamResponse:
 
     async def aclose(self) -> None:
         """Close the exchange; an unfinished one closes its connection, which stops the provider."""
-        if self._closed or self.has_arrived:
+        if self._closed:
             return
         self._closed = True
         try:

@@ -94,10 +94,12 @@ class Network(httpx.AsyncBaseTransport):
         length = b"" if is_bodiless else b"Content-Length: %d\r\n" % len(content)
         head = b"%b%b%b\r\n" % (opening, fields, length)
         connections = self._pools.get(origin) or self._pool(origin)
-        try:
-            connection = await connections.connection(connect=connect, pool=pool)
-        except asyncio.CancelledError as exc:
-            raise asyncio.CancelledError(_NEVER_SENT) from exc
+        connection = connections.connection_at_once()
+        if connection is None:
+            try:
+                connection = await connections.connection(connect=connect, pool=pool)
+            except asyncio.CancelledError as exc:
+                raise asyncio.CancelledError(_NEVER_SENT) from exc
         # One packet, and over TLS one record, unless copying costs more than that.
         written = (head + content,) if len(content) < _COPIED else (head, content)
         return await connection.send(written, is_head=method == "HEAD")

@@ -217,11 +217,6 @@ def affordable_output(rules: Iterable[Rule], available: Mapping[str, int], wish:
     return least
 
 
-def holds_of(rules: Iterable[Rule], output_tokens: int) -> dict[str, int]:
-    """Say what is held of each counter for a request with this output cap, over all its choices."""
-    return {rule.counter: rule.fixed + rule.slope * output_tokens for rule in rules}
-
-
 def _rule(kind: Kind, period: Period, limit: int, now: datetime, key_id: str | None = None) -> Rule:
     fixed = int(kind in (Kind.REQUESTS, Kind.CONCURRENCY))
     name = counter_name(kind, period, now, key_id)

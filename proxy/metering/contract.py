@@ -20,6 +20,8 @@ from proxy.core.limits import FEWEST_TOKENS, UserLimits
 from proxy.core.rules import Demand, KeyLimits, Rule
 from proxy.documents import Outcome
 
+_FAILED = (Outcome.UPSTREAM_ERROR, Outcome.TIMEOUT)
+
 
 class Want(Value, frozen=True):
     """What a request needs in order to be admitted.
@@ -117,7 +119,7 @@ class Settlement(Value, frozen=True, array_like=True):
     @property
     def counts_as_request(self) -> bool:
         """Say whether it takes one from the request limits: a provider's failure without an answer does not."""
-        return self.bill.tokens.total > 0 or self.outcome not in (Outcome.UPSTREAM_ERROR, Outcome.TIMEOUT)
+        return self.outcome not in _FAILED or self.bill.tokens.total > 0
 
 
 class Standing(Value, frozen=True):

@@ -45,6 +45,13 @@ class Closed(Value, frozen=True):
     settlement: Settlement
 
 
+class Hold(Value, frozen=True):
+    """What a request holds of each counter, and what is `left` of it beside all holds, as far as this process knows."""
+
+    amounts: Mapping[str, int]
+    left: Mapping[str, int]
+
+
 @dataclass(slots=True)
 class Waiter:
     """A request that waits for a lease; `tries` is how often one was asked for with it in mind."""
@@ -100,8 +107,7 @@ class Counter:
         That is less than what is available where the limit is already exceeded, and nothing where it has been
         lowered since the last lease: the document has to be asked first how much of it is left.
         """
-        # Not by `available`: every request would make that call for each of its limits.
-        available = self.leased - self.held - self.spent - self.returning
+        available = self.available()
         if self.limit is None:
             return available
         if limit < self.limit:
@@ -133,16 +139,23 @@ class Slice:
         counter = self.counters.get(rule.counter)
         return 0 if counter is None else counter.usable(rule.limit)
 
-    def holds(self, rules: Iterable[Rule], output_tokens: int) -> dict[str, int] | None:
-        """Return what a request with this output cap holds of each counter; `None` if this share does not pay for it."""
-        counters, held = self.counters, {}
-        for rule in rules:  # not by `self.usable`, nor by `holds_of`: every request takes this way
-            name = rule.counter
-            counter = counters.get(name)
-            held[name] = need = rule.fixed + rule.slope * output_tokens
-            if need > (0 if counter is None else counter.usable(rule.limit)):
+    def hold_for(self, rules: Iterable[Rule], output_tokens: int) -> Hold | None:
+        """Return what a request with this output cap would hold; `None` if this share does not pay for it."""
+        counters, amounts, left = self.counters, {}, {}
+        for (
+            rule
+        ) in rules:  # each step as in `Counter.usable`: every request takes this way, and calls take longest
+            name, counter = rule.counter, counters[rule.counter]
+            available = counter.leased - counter.held - counter.spent - counter.returning
+            elsewhere, limit = counter.remaining, counter.limit
+            need = rule.fixed + rule.slope * output_tokens
+            if limit is not None and rule.limit < limit:
                 return None
-        return held
+            if need > (available if elsewhere >= 0 or limit is None else available + elsewhere):
+                return None
+            amounts[name] = need
+            left[name] = available - need + elsewhere if elsewhere > 0 else available - need
+        return Hold(amounts, left)
 
     def affordable(self, rules: Iterable[Rule], wish: int) -> int:
         """Return the output cap, at most `wish`, that this share pays for; negative when it pays for nothing."""
@@ -157,27 +170,27 @@ class Slice:
         """Return what nobody had leased or used of a limit when the document was last asked."""
         return self.counters[rule.counter].remaining
 
-    def hold(self, amounts: Mapping[str, int], now: float) -> dict[str, int]:
-        """Take a request's amounts; return what is left of each limit beside the holds, as far as this process knows."""
-        left = {}
+    def hold(self, amounts: Mapping[str, int], now: float) -> None:
+        """Take a request's amounts."""
+        counters = self.counters
         for name, amount in amounts.items():
-            counter = self.counters[name]
+            counter = counters[name]
             counter.held += amount
             counter.last_use = now
-            available = counter.leased - counter.held - counter.spent - counter.returning
-            elsewhere = counter.remaining
-            left[name] = available + elsewhere if elsewhere > 0 else available
-        return left
 
     def release(self, amounts: Mapping[str, int], closed: Closed | None) -> None:
         """End a request: its hold goes, what its event uses is spent."""
-        used = {} if closed is None else closed.used
+        counters = self.counters
+        if closed is None:
+            for name, amount in amounts.items():
+                counters[name].held -= amount
+            return
+        used = closed.used
         for name, amount in amounts.items():
-            counter = self.counters[name]
+            counter = counters[name]
             counter.held -= amount
-            counter.spent += used.get(name, 0)
-        if closed is not None:
-            self.closed.append(closed)
+            counter.spent += used[name]
+        self.closed.append(closed)
 
     def take_entry(self, entry: Mapping[str, Any] | None) -> None:
         """Take over what the document says of this share."""

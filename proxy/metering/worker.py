@@ -18,7 +18,7 @@ from pymongo.errors import DuplicateKeyError, PyMongoError
 
 from plugins.values import Value
 from proxy.core.refusals import held_elsewhere, refusal
-from proxy.core.rules import Rule, holds_of, rules_of
+from proxy.core.rules import Rule, rules_of
 from proxy.database import Database, lost
 from proxy.documents import ACCOUNTS
 from proxy.errors import GatewayError, InternalError, Unavailable
@@ -30,7 +30,7 @@ from proxy.metering.heartbeat import Heartbeat
 from proxy.metering.journal import Journal, JournalError
 from proxy.metering.memory import remember
 from proxy.metering.records import Ended, Noted, Opened
-from proxy.metering.slices import Closed, Slice, Waiter
+from proxy.metering.slices import Closed, Hold, Slice, Waiter
 
 PATIENCE_SECONDS = 1.0
 """How long a request waits for amounts that other workers and requests hold, before it is refused."""
@@ -117,9 +117,9 @@ class Worker:
         if slice_ is None:
             slice_ = self._group.slices[want.user_id] = Slice(want.user_id, thru=self.journal.end)
         wish = want.wished_output
-        held = None if slice_.waiting else slice_.holds(rules, wish)
-        if held is not None:
-            return self._admit(slice_, want, rules, held, wish)
+        hold = None if slice_.waiting else slice_.hold_for(rules, wish)
+        if hold is not None:
+            return self._admit(slice_, want, rules, hold, wish)
         waiter = Waiter(want, rules, self._loop.create_future(), self._loop.time() + PATIENCE_SECONDS)
         slice_.waiting.append(waiter)
         self._lease(slice_)
@@ -201,19 +201,19 @@ class Worker:
         return min((share.closed[0].start for share in shares if share.closed), default=2**62)
 
     def _admit(
-        self, slice_: Slice, want: Want, rules: tuple[Rule, ...], held: Mapping[str, int], output: int
+        self, slice_: Slice, want: Want, rules: tuple[Rule, ...], hold: Hold, output: int
     ) -> Reservation:
         if not self._heartbeat.may_admit:
             raise _given_up()
-        record, start = Opened(want.request_id, remember(want), held), self.journal.end
+        record, start = Opened(want.request_id, remember(want), hold.amounts), self.journal.end
         try:
             self.journal.open(record)
         except JournalError as exc:
             log.error("no request is served: the journal is in trouble", cause=str(exc))  # noqa: TRY400
             raise Unavailable(WITHOUT_BOOKS, retry_after=5) from exc
-        left = slice_.hold(held, self._loop.time())
+        slice_.hold(hold.amounts, self._loop.time())
         self._open[want.request_id] = _Open(start, slice_, record)
-        return Reservation(want, rules, held, output // want.choices, left)
+        return Reservation(want, rules, hold.amounts, output // want.choices, hold.left)
 
     def _close(self, record: Ended) -> int:
         """Write the end of a request; should the disk refuse even that, the database is told all the same."""
@@ -342,10 +342,11 @@ class Worker:
             output = slice_.affordable(rules, want.wished_output)
             lowered = has_leased and want.least_output <= output and self._has_all(slice_, rules, want)
             try:
+                whole, hold = output // want.choices * want.choices, None
                 if output >= want.wished_output or lowered:
-                    whole = output // want.choices * want.choices
-                    held = holds_of(rules, whole)
-                    waiter.admitted.set_result(self._admit(slice_, want, rules, held, whole))
+                    hold = slice_.hold_for(rules, whole)
+                if hold is not None:
+                    waiter.admitted.set_result(self._admit(slice_, want, rules, hold, whole))
                 elif not has_leased or not self._refuse(slice_, waiter):
                     still.append(waiter)
             except GatewayError as exc:

@@ -168,7 +168,7 @@ def closing_pool(origin: Origin) -> Iterator[Pool]:
     pool = Pool(origin, 1)
     yield pool
     assert not pool._open
-    assert not pool._slots.locked()
+    assert pool._in_use == 0
 
 
 async def fails(pool: Pool, kind: type[Exception], *, patience: float = 5) -> None:
@@ -290,7 +290,7 @@ async def test_a_cancel_at_any_moment_loses_nothing(*, is_secure: bool) -> None:
                 network._pools.clear()
             else:
                 assert await whole(network, provider) == (200, b"abcde")
-                assert not pool_of(network)._slots.locked()
+                assert pool_of(network)._in_use == 0
 
 
 async def test_a_cancelled_wait_for_a_slot_gives_it_on() -> None:
