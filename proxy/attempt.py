@@ -155,17 +155,14 @@ class Attempt:
     def _request(self) -> UpstreamRequest:
         reserved, most = self._reservation, self.target.entry.info.max_output_tokens
         cap = reserved.output_tokens if most is None else min(reserved.output_tokens, most)
-        asked, want = self._plan.asked, self._plan.want
+        asked = self._plan.asked
         body = with_native_models(asked.body, self._plan.targets, self.target)
-        # A provider that honours the price which the hold was computed at cannot cost more than the hold.
-        has_budget = want.key_limits is not None and want.key_limits.has_budget
-        price = want.demand.price if has_budget else None
         call = ApiCall(
             body,
             self.target.model,
             asked.stream,
             cap,
-            max_price=price,
+            max_price=self._plan.max_price,
             api=asked.form.api,
             has_unread_files=asked.prompt.files > 0 and self._plan.leaves_files_unread(self.target),
         )

@@ -9,7 +9,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Protocol
 
-from plugins.contract import Api
+from plugins.contract import Api, Price
 from plugins.values import Value
 from proxy.core.api import ApiRequest
 from proxy.core.routing import Target
@@ -56,12 +56,17 @@ class Answer(Value, frozen=True):
 
 
 class Plan(Value, frozen=True):
-    """What was decided about a call before anything was done for it."""
+    """What was decided about a call before anything was done for it.
+
+    `max_price` is the price that it is held at, where the money of its key is limited: a provider that honours it cannot
+    cost more than the hold.
+    """
 
     asked: ApiRequest
     targets: tuple[Target, ...]
     want: Want
     on_disconnect: str
+    max_price: Price | None
 
     def leaves_files_unread(self, target: Target) -> bool:
         """Say whether the target, or another model that its provider may turn to by itself, takes no files."""

@@ -166,13 +166,13 @@ class Completions:
         if ways.catalogue is not self._catalog.current:
             ways = self._ways = Ways(self._catalog.current)
         way = ways.find(call.asked, caller.role, caller.allowed_models)
-        return Plan(call.asked, way.targets, self._want(call, way), caller.on_disconnect)
+        has_budget = caller.key_limits is not None and caller.key_limits.has_budget
+        extras = self._extras(call.asked, way) if has_budget else ZERO
+        max_price = way.price if has_budget else None
+        return Plan(call.asked, way.targets, self._want(call, way, extras), caller.on_disconnect, max_price)
 
-    def _want(self, call: Call, way: Way) -> Want:
-        asked, media, context = call.asked, self._media, way.context_length
-        key_limits, first = call.caller.key_limits, way.targets[0]
-        has_budget = key_limits is not None and key_limits.has_budget
-        extras = self._extras(asked, way) if has_budget else ZERO
+    def _want(self, call: Call, way: Way, extras: Decimal) -> Want:
+        asked, media, context, first = call.asked, self._media, way.context_length, way.targets[0]
         return Want(
             request_id=call.request_id,
             user_id=call.caller.user_id,
@@ -180,7 +180,7 @@ class Completions:
             session_id=call.session_id,
             at=call.at,
             limits=call.caller.limits,
-            key_limits=key_limits,
+            key_limits=call.caller.key_limits,
             demand=Demand(limits.prompt_bound(asked, context, media), way.price, extras),
             prompt_estimate=limits.prompt_estimate(asked, context, media),
             output_tokens=limits.output_wish(

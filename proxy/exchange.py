@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine
 from typing import Any
 
 from msgspec.structs import replace
@@ -99,7 +99,7 @@ class Exchange:
         health, targets = self._services.health, self._plan.targets
         itinerary, failure = Itinerary(len(targets), health.retries), None
         wish = self._plan.asked.body.get("provider")
-        while (step := itinerary.next()) is not None and self._is_time_for(step):
+        while (step := itinerary.next()) is not None and (self._attempt is None or self._is_time_for(step)):
             wait = step.not_before - self._loop.time()
             if wait > 0:
                 await asyncio.sleep(wait)
@@ -161,21 +161,27 @@ class Exchange:
         if self._attempt is not None and self._attempt.is_abandoned:
             self._ending = self._ending or Outcome.CLIENT_GONE
         # The last one that was reached: those before it reported failure, and whatever they cost is theirs alone.
-        reached = [attempt for attempt in self._attempts if attempt.was_reached]
-        if not reached:
+        reached = self._last_reached()
+        if reached is None:
             await self._services.meter.refund(reservation)
             return None
-        settlement = self.settlement = self._settlement(reached[-1], failure)
-        if self._record_is_wanted(reached[-1], settlement):
-            _ = self._in_background(self._settle_by_record(reached[-1], reservation, settlement))
+        settlement = self.settlement = self._settlement(reached, failure)
+        if self._record_is_wanted(reached, settlement):
+            _ = self._in_background(self._settle_by_record(reached, reservation, settlement))
             return settlement
-        self._observe(reached[-1], settlement)
+        self._observe(reached, settlement)
         settling = self._services.meter.settle(reservation, settlement)
         if self._services.meter.settles_at_once:
             await settling  # nobody else runs before its end: a task for it took 2 % of a chat's CPU
         else:
             await asyncio.wait({self._in_background(settling)}, timeout=SETTLE_SECONDS)
         return settlement
+
+    def _last_reached(self) -> Attempt | None:
+        for attempt in reversed(self._attempts):
+            if attempt.was_reached:
+                return attempt
+        return None
 
     def _observe(self, attempt: Attempt, settlement: Settlement) -> None:
         api, model = self._plan.asked.form.api, attempt.target.entry.info.id
@@ -191,7 +197,7 @@ class Exchange:
             provider=entry.provider,
             model=attempt.target.model,
             total_ms=round((self._loop.time() - self._began) * 1000),
-            attempts=tuple(self._records(attempt, bill)),
+            attempts=self._records(attempt, bill),
             served_model=attempt.served_model,
             backing=attempt.served.backing,
             generation_id=attempt.generation_id,
@@ -200,10 +206,12 @@ class Exchange:
             first_token_ms=None if first is None else round((first - self._began) * 1000),
         )
 
-    def _records(self, settled: Attempt, bill: Bill) -> Iterator[AttemptRecord]:
+    def _records(self, settled: Attempt, bill: Bill) -> tuple[AttemptRecord, ...]:
+        records = []
         for attempt in self._attempts:
             own = bill if attempt is settled else attempt.bill()
-            yield attempt.record(own.charge.cost, self._ending)
+            records.append(attempt.record(own.charge.cost, self._ending))
+        return tuple(records)
 
     def _record_is_wanted(self, attempt: Attempt, settlement: Settlement) -> bool:
         """Say whether the provider may know better than our estimate what a cut stream has cost."""
@@ -221,7 +229,7 @@ class Exchange:
         usage = await self._services.reconciler.resolve(settlement.provider, attempt.generation_id or "")
         if usage is not None:
             bill = attempt.bill(usage)
-            settlement = replace(settlement, bill=bill, attempts=tuple(self._records(attempt, bill)))
+            settlement = replace(settlement, bill=bill, attempts=self._records(attempt, bill))
         self._observe(attempt, settlement)
         await self._services.meter.settle(reservation, settlement)
 

@@ -30,26 +30,24 @@ def new_request_id() -> str:
 
 
 class RequestLine(msgspec.Struct):
-    """What is known so far about a request."""
+    """What is known so far about a request; `fields` are what its line says, each in its place."""
 
     log: RequestLog
-    request: str
-    method: str
-    route: str
     fields: dict[str, Any]
+    connection: asyncio.Task[Any] | None
     began: float = msgspec.field(default_factory=time.perf_counter)
     open_ends: int = 1
-    status: int | None = None
-    connection: asyncio.Task[Any] | None = None
 
-    def answered(self, status: int, **fields: Any) -> None:
-        """Note the answer; of two, the first is the one that was sent."""
-        if self.status is not None:
+    def answered(self, status: int, user: str | None = None) -> None:
+        """Note the answer, and who got it; of two, the first is the one that was sent."""
+        fields = self.fields
+        if fields["status"] is not None:
             return
-        self.status = status
+        fields["status"] = status
         # Tenths of a millisecond, for which `round` takes five times as long.
-        self.fields["ms"] = int((time.perf_counter() - self.began) * 10_000) / 10
-        self.fields |= fields
+        fields["ms"] = int((time.perf_counter() - self.began) * 10_000) / 10
+        if user is not None:
+            fields["user"] = user
         if self.connection is not None:
             self.connection.remove_done_callback(self.connection_ended)
         self.end()
@@ -74,13 +72,13 @@ class RequestLog:
         self._open: dict[str, RequestLine] = {}
 
     def begin(
-        self, request: str, method: str, route: str, connection: asyncio.Task[Any] | None, **fields: Any
+        self, request: str, method: str, route: str, address: str, connection: asyncio.Task[Any] | None
     ) -> RequestLine | None:
         """Open a request's line; `connection` is the task that answers, and that its client's leaving ends."""
         if self._logger is None:
             return None
-        line = RequestLine(self, request, method, route, fields, connection=connection)
-        self._open[request] = line
+        fields = {"request": request, "method": method, "route": route, "status": None, "address": address}
+        line = self._open[request] = RequestLine(self, fields, connection)
         if connection is not None:
             connection.add_done_callback(line.connection_ended)
         return line
@@ -98,37 +96,28 @@ class RequestLog:
             return
         line.fields["user"] = user
         if settlement is not None:
-            line.fields |= _outcome(settlement)
+            _add_outcome(line.fields, settlement)
         line.end()
 
     def write(self, line: RequestLine) -> None:
         """Write a line, which is complete."""
-        del self._open[line.request]
+        fields = line.fields
+        del self._open[fields["request"]]
         if self._logger is not None:
-            is_quiet = line.route in QUIET and line.status in (200, None)
-            fields = {
-                "request": line.request,
-                "method": line.method,
-                "route": line.route,
-                "status": line.status,
-                **line.fields,
-            }
+            is_quiet = fields["route"] in QUIET and fields["status"] in (200, None)
             self._logger.write(fields, is_quiet=is_quiet)
 
 
-def _outcome(settlement: Settlement) -> dict[str, Any]:
+def _add_outcome(fields: dict[str, Any], settlement: Settlement) -> None:
     tokens, charge = settlement.bill.tokens, settlement.bill.charge
-    fields = {
-        "model": one_line(settlement.model),
-        "provider": settlement.provider,
-        "outcome": str(settlement.outcome),
-        "prompt_tokens": tokens.prompt,
-        "completion_tokens": tokens.completion,
-        "cost_usd": None if charge.cost is None else f"{charge.cost:f}",
-        "total_ms": settlement.total_ms,
-    }
+    fields["model"] = one_line(settlement.model)
+    fields["provider"] = settlement.provider
+    fields["outcome"] = str(settlement.outcome)
+    fields["prompt_tokens"] = tokens.prompt
+    fields["completion_tokens"] = tokens.completion
+    fields["cost_usd"] = None if charge.cost is None else f"{charge.cost:f}"
+    fields["total_ms"] = settlement.total_ms
     if settlement.first_token_ms is not None:
         fields["first_token_ms"] = settlement.first_token_ms
-    if settlement.bill.charge.estimated:
+    if charge.estimated:
         fields["estimated"] = True
-    return fields

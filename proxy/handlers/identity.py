@@ -57,17 +57,17 @@ def begin(request: Request, log: RequestLog, trusted: tuple[Network, ...]) -> No
     context.id = new_request_id()
     forwarded = given_headers.getall("x-forwarded-for", []) if trusted else []
     context.client = client_address(request.ip, forwarded, trusted)
-    fields = {"address": context.client}
     given = given_headers.get(HEADER)
     context.given_id = given if given is not None and _is_sane(given) else None
-    if context.given_id is not None:
-        fields["client_request"] = context.given_id
-    key = shown_of_key(given_headers.get("authorization") or given_headers.get("x-api-key"))
-    if key is not None:
-        fields["key"] = key
     route = NO_ROUTE if request.route is None else _template(request.route.path)
     method = request.method if request.method.isalpha() else NO_ROUTE
-    context.line = log.begin(context.id, method, route, asyncio.current_task(), **fields)
+    line = context.line = log.begin(context.id, method, route, context.client, asyncio.current_task())
+    if line is not None:
+        if context.given_id is not None:
+            line.fields["client_request"] = context.given_id
+        key = shown_of_key(given_headers.get("authorization") or given_headers.get("x-api-key"))
+        if key is not None:
+            line.fields["key"] = key
     if request.query_string:
         _refuse_secrets(request.query_string)
 
@@ -85,9 +85,7 @@ def end(request: Request, response: BaseHTTPResponse) -> None:
         response.headers[OUR_HEADER] = ours
     line: RequestLine | None = getattr(context, "line", None)
     if line is not None:
-        user = getattr(context, "user_id", None)
-        fields = {} if user is None else {"user": user}
-        line.answered(response.status, **fields)
+        line.answered(response.status, getattr(context, "user_id", None))
 
 
 def _is_sane(given: str) -> bool:
