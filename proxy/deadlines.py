@@ -39,14 +39,17 @@ class Deadline:
             raise RuntimeError("A deadline binds a task.")
         self._task = task
         self._cancelling = task.cancelling()
-        self._deadlines.add(self)
+        deadlines = self._deadlines
+        deadlines.open.add(self)
+        if self.at < deadlines.looks_at:
+            deadlines.look_at(self.at)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, _trace: TracebackType | None
     ) -> None:
         """Let the task go; raise `TimeoutError` if it was this deadline that has ended it, and nobody else too."""
-        self._deadlines.discard(self)
+        self._deadlines.open.discard(self)
         if self._is_late and self._task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
             raise TimeoutError from exc
 
@@ -57,41 +60,31 @@ class Deadline:
 
 
 class Deadlines:
-    """Those of one loop that somebody is bound by."""
+    """Those of one loop: `open` are those that somebody is bound by, `looks_at` the moment when they are looked at."""
 
     def __init__(self) -> None:
         """Begin with none."""
         self.loop = asyncio.get_running_loop()
-        self._open: set[Deadline] = set()
+        self.open: set[Deadline] = set()
+        self.looks_at = NEVER
         self._timer: asyncio.TimerHandle | None = None
-        self._looks_at = NEVER
 
     def at(self, moment: float) -> Deadline:
         """Return a deadline, to be used in a `with` statement."""
         return Deadline(self, moment)
 
-    def add(self, deadline: Deadline) -> None:
-        """Look at a deadline from now on."""
-        self._open.add(deadline)
-        if deadline.at < self._looks_at:
-            self._look_at(min(deadline.at, self.loop.time() + _LONGEST_SECONDS))
-
-    def discard(self, deadline: Deadline) -> None:
-        """Look at it no more."""
-        self._open.discard(deadline)
-
-    def _look_at(self, moment: float) -> None:
+    def look_at(self, moment: float) -> None:
+        """Look at them all at that moment, or before."""
         if self._timer is not None:
             self._timer.cancel()
-        self._looks_at = moment
-        self._timer = self.loop.call_at(moment, self._look)
+        self.looks_at = min(moment, self.loop.time() + _LONGEST_SECONDS)
+        self._timer = self.loop.call_at(self.looks_at, self._look)
 
     def _look(self) -> None:
         now = self.loop.time()
-        self._timer, self._looks_at = None, NEVER
-        for late in [each for each in self._open if each.at <= now]:
-            self._open.discard(late)
+        self._timer, self.looks_at = None, NEVER
+        for late in [each for each in self.open if each.at <= now]:
+            self.open.discard(late)
             late.expire()
-        if self._open:
-            following = min(each.at for each in self._open)
-            self._look_at(min(following, now + _LONGEST_SECONDS))
+        if self.open:
+            self.look_at(min(each.at for each in self.open))

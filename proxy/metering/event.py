@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -26,7 +25,6 @@ _MICROSECOND = timedelta(microseconds=1)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _PLAIN_EPOCH = _EPOCH.replace(tzinfo=None)
 _BIAS = 6176
-_HALVES = struct.Struct("<QQ")
 _MOST_COEFFICIENT = 10**34
 _DECIMAL128 = create_decimal128_context()
 _PRECISION = 28
@@ -57,7 +55,7 @@ def usage_event(
     want, tokens, charge = reservation.want, settlement.bill.tokens, settlement.bill.charge
     used = uses_of(reservation, settlement) if uses is None else uses
     cost, rare = charge.cost, _rare(tokens)
-    stored_cost = _decimal128(cost)
+    stored_cost = None if cost is None else decimal128(cost)
     inr = None if cost is None else cost * settlement.usd_inr_rate
     return {
         "_id": want.request_id,
@@ -85,7 +83,7 @@ def usage_event(
         },
         "costUsd": stored_cost,
         "costPico": 0 if cost is None else pricing.to_pico(cost),
-        "costInr": _decimal128(inr),
+        "costInr": None if inr is None else decimal128(inr),
         "costInrPico": 0 if inr is None else pricing.to_pico(inr),
         "usdInrRate": _rate(str(settlement.usd_inr_rate)),
         "priceVersion": settlement.price_version,
@@ -97,7 +95,7 @@ def usage_event(
         "firstTokenMs": settlement.first_token_ms,
         "totalMs": settlement.total_ms,
         "attempts": [
-            _attempt(attempt, stored_cost if attempt.cost is cost else _decimal128(attempt.cost))
+            _attempt(attempt, stored_cost if attempt.cost is cost else _attempt_cost(attempt))
             for attempt in settlement.attempts
         ],
         "windows": used,
@@ -236,6 +234,10 @@ def is_unknown(event: Mapping[str, Any]) -> bool:
     return bool(event["outcome"] == Outcome.UNKNOWN)
 
 
+def _attempt_cost(attempt: AttemptRecord) -> Decimal128 | None:
+    return None if attempt.cost is None else decimal128(attempt.cost)
+
+
 def _attempt(attempt: AttemptRecord, cost: Decimal128 | None) -> dict[str, Any]:
     return {
         "provider": attempt.provider,
@@ -299,20 +301,19 @@ def _rate(digits: str) -> Decimal128:
     return _Amount(Decimal128(digits).bid)
 
 
-def _decimal128(value: Decimal | None) -> Decimal128 | None:
-    return None if value is None else decimal128(value)
-
-
 class _Amount(Decimal128):
-    """An amount whose bytes are worked out once, and not anew each time that it is encoded."""
+    """An amount of which the bytes are known, which is all that is stored; its digits are worked out when they are asked."""
 
     __slots__ = ("bid",)
 
     def __init__(self, bid: bytes) -> None:
         """Take the sixteen bytes of an amount, the low ones first."""
-        low, high = _HALVES.unpack(bid)
-        super().__init__((high, low))  # type: ignore[arg-type]  # its annotation leaves out what its documentation names
+        # Without what the class above keeps: it would split the bytes, and put them together again to encode them.
         self.bid = bid  # type: ignore[misc]  # a property of the class above
+
+    def to_decimal(self) -> Decimal:
+        """Return the amount."""
+        return Decimal128.from_bid(self.bid).to_decimal()
 
 
 def decimal128(value: Decimal) -> Decimal128:

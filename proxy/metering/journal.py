@@ -98,7 +98,7 @@ class Journal:
     def check(self) -> None:
         """Raise `JournalError` if the next request could not be written down; where nothing is yet, write nothing."""
         self._make_room((len(self._open) + 2) * CLOSE_BYTES)
-        self._write(bytes(_HEADER.size))
+        self.end = self._append(bytes(_HEADER.size)) - _HEADER.size
 
     def open(self, record: Opened) -> int:
         """Append the beginning of a request, if there is room for its end too; raise `JournalError` if not."""
@@ -194,17 +194,14 @@ class Journal:
         self.end = self._segment_start = self._segment * self._segment_bytes
 
     def _append(self, data: bytes) -> int:
-        self._write(data)
-        self.end += len(data)
-        return self.end
-
-    def _write(self, data: bytes) -> None:
         try:
             written = os.pwrite(self._descriptor, data, self.end - self._segment_start)
         except OSError as exc:
             raise JournalError(f"the journal cannot be written: {exc.strerror}") from exc
         if written != len(data):
             raise JournalError("the journal cannot be written: a record was cut short")
+        self.end += written
+        return self.end
 
 
 class FoundJournal:

@@ -129,7 +129,7 @@ class LeasedMeter:
         worker = self._admitting()
         if self._heartbeat.skew:  # a copy takes 9 us, a fifth of an admission
             want = replace(want, at=want.at + self._heartbeat.skew)
-        reservation = await worker.reserve(want)
+        reservation = worker.admit(want) or await worker.lease(want)
         self._of_request[want.request_id] = worker
         return reservation
 

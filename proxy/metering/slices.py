@@ -15,7 +15,9 @@ from math import inf
 from typing import Any
 
 from plugins.values import Value
+from proxy.core.refusals import held_elsewhere
 from proxy.core.rules import Rule, affordable_output
+from proxy.errors import GatewayError
 from proxy.metering.contract import Reservation, Settlement, Want
 
 FIRST_APPETITE = 16
@@ -161,6 +163,10 @@ class Slice:
         """Return the output cap, at most `wish`, that this share pays for; negative when it pays for nothing."""
         return affordable_output(rules, {rule.counter: self.usable(rule) for rule in rules}, wish)
 
+    def short(self, rules: Iterable[Rule], output_tokens: int) -> list[Rule]:
+        """Return the limits of which this share does not pay for a request with this output cap."""
+        return [rule for rule in rules if self.usable(rule) < rule.need(output_tokens)]
+
     def used_of(self, rule: Rule) -> int:
         """Return what is known to be used of a limit, here and by all others."""
         counter = self.counters[rule.counter]
@@ -292,6 +298,18 @@ class Slice:
             is_in_use = counter.leased or counter.held or counter.spent
             if not is_in_use and now - counter.last_use > IDLE_SECONDS:
                 del self.counters[name]
+
+    def held_elsewhere(self, waiter: Waiter) -> GatewayError:
+        """Return what refuses who was asked for, because others hold what he needs."""
+        short = self.short(waiter.rules, waiter.want.least_output)
+        return held_elsewhere((short or waiter.rules)[0])
+
+    def refuse_all(self, error: GatewayError) -> None:
+        """Refuse everybody who waits."""
+        for waiter in self.waiting:
+            if not waiter.admitted.done():
+                waiter.admitted.set_exception(error)
+        self.waiting.clear()
 
     @property
     def is_promised(self) -> bool:

@@ -17,7 +17,7 @@ from pymongo import ReturnDocument
 from pymongo.errors import DuplicateKeyError, PyMongoError
 
 from plugins.values import Value
-from proxy.core.refusals import held_elsewhere, refusal
+from proxy.core.refusals import refusal
 from proxy.core.rules import Rule, rules_of
 from proxy.database import Database, lost
 from proxy.documents import ACCOUNTS
@@ -109,18 +109,23 @@ class Worker:
         if self._group.backlog >= MOST_UNWRITTEN:
             raise Unavailable("The gateway is behind with its books; try again in a moment.", retry_after=2)
 
-    async def reserve(self, want: Want) -> Reservation:
-        """Admit a request from what is leased, else lease more; raise what refuses it."""
+    def admit(self, want: Want) -> Reservation | None:
+        """Admit a request from what is leased; `None` if more has to be. Raises `Unavailable` when nobody is admitted."""
         self.check()
-        rules = rules_of(want.limits, want.key_id, want.key_limits, want.demand, want.at)
+        slice_ = self._group.slices.get(want.user_id)
+        if slice_ is None or slice_.waiting:
+            return None
+        rules, wish = _rules_of(want), want.wished_output
+        hold = slice_.hold_for(rules, wish)
+        return None if hold is None else self._admit(slice_, want, rules, hold, wish)
+
+    async def lease(self, want: Want) -> Reservation:
+        """Lease more, and admit a request from that; raise what refuses it."""
         slice_ = self._group.slices.get(want.user_id)
         if slice_ is None:
             slice_ = self._group.slices[want.user_id] = Slice(want.user_id, thru=self.journal.end)
-        wish = want.wished_output
-        hold = None if slice_.waiting else slice_.hold_for(rules, wish)
-        if hold is not None:
-            return self._admit(slice_, want, rules, hold, wish)
-        waiter = Waiter(want, rules, self._loop.create_future(), self._loop.time() + PATIENCE_SECONDS)
+        patient_until = self._loop.time() + PATIENCE_SECONDS
+        waiter = Waiter(want, _rules_of(want), self._loop.create_future(), patient_until)
         slice_.waiting.append(waiter)
         self._lease(slice_)
         try:
@@ -129,7 +134,7 @@ class Worker:
         except TimeoutError as exc:
             self._abandon(waiter)
             if waiter.tries:  # the database has answered, and what is missing is held by others
-                raise _held_elsewhere(slice_, waiter) from exc
+                raise slice_.held_elsewhere(waiter) from exc
             raise Unavailable("The database does not answer in time; try again.", retry_after=2) from exc
         except asyncio.CancelledError:
             self._abandon(waiter)
@@ -257,7 +262,7 @@ class Worker:
                     await asyncio.sleep(_RETRY_SECONDS)
         except BaseException:
             # A defect of ours must not leave anybody waiting.
-            _refuse_all(slice_, InternalError("The gateway failed to admit this request."))
+            slice_.refuse_all(InternalError("The gateway failed to admit this request."))
             raise
         finally:
             # Here and not in a callback: whoever comes next must not take this task for one that still serves.
@@ -273,14 +278,14 @@ class Worker:
                 self._admit_waiting(slice_, has_leased=True)
         except PyMongoError as exc:
             slice_.is_unsure = True
-            _refuse_all(slice_, lost(exc))
+            slice_.refuse_all(lost(exc))
         if self.is_lost:
-            _refuse_all(slice_, _given_up())
+            slice_.refuse_all(_given_up())
 
     async def stop_leasing(self) -> None:
         """Refuse whoever still waits, and wait until no lease is under way."""
         for slice_ in self._group.slices.values():
-            _refuse_all(slice_, Unavailable("This gateway is shutting down; try again.", retry_after=1))
+            slice_.refuse_all(Unavailable("This gateway is shutting down; try again.", retry_after=1))
         if self._leasing:
             await asyncio.wait(list(self._leasing.values()))
 
@@ -356,8 +361,7 @@ class Worker:
 
     def _has_all(self, slice_: Slice, rules: Sequence[Rule], want: Want) -> bool:
         """Say whether nothing more can be leased of the limits that are too small for the wish."""
-        short = [rule for rule in rules if slice_.usable(rule) < rule.need(want.wished_output)]
-        return all(slice_.remaining_of(rule) <= 0 for rule in short)
+        return all(slice_.remaining_of(rule) <= 0 for rule in slice_.short(rules, want.wished_output))
 
     def _refuse(self, slice_: Slice, waiter: Waiter) -> bool:
         """Refuse a waiter if no waiting can help, or he was asked for and has waited long enough; say whether he was."""
@@ -370,20 +374,12 @@ class Worker:
         # Who came while the command was under way was not asked for, however long that took.
         if not waiter.tries or self._loop.time() < waiter.patient_until:
             return False
-        waiter.admitted.set_exception(_held_elsewhere(slice_, waiter))
+        waiter.admitted.set_exception(slice_.held_elsewhere(waiter))
         return True
 
 
-def _held_elsewhere(slice_: Slice, waiter: Waiter) -> GatewayError:
-    short = [rule for rule in waiter.rules if slice_.usable(rule) < rule.need(waiter.want.least_output)]
-    return held_elsewhere((short or waiter.rules)[0])
-
-
-def _refuse_all(slice_: Slice, error: GatewayError) -> None:
-    for waiter in slice_.waiting:
-        if not waiter.admitted.done():
-            waiter.admitted.set_exception(error)
-    slice_.waiting.clear()
+def _rules_of(want: Want) -> tuple[Rule, ...]:
+    return rules_of(want.limits, want.key_id, want.key_limits, want.demand, want.at)
 
 
 def _first_of(waiters: Sequence[Waiter]) -> Waiter:

@@ -20,10 +20,11 @@ from proxy.core.pricing import Charge, CostSource
 from proxy.core.rules import Demand, KeyLimits
 from proxy.database import Database
 from proxy.documents import ACCOUNTS, EVENTS, Outcome
-from proxy.metering.contract import Meter, Settlement, Want
+from proxy.metering.contract import Meter, Reservation, Settlement, Want
 from proxy.metering.direct import DirectMeter
 from proxy.metering.heartbeat import Heartbeat
 from proxy.metering.leased import LeasedMeter
+from proxy.metering.worker import Worker
 from proxy.metrics import Metrics
 
 PLENTY = UserLimits(10**6, 10**7, 10**12)
@@ -75,6 +76,11 @@ def settlement(prompt: int = 60, completion: int = 20, cost: str | None = None, 
         "attempts": (),
     }
     return Settlement(**{**defaults, **values})
+
+
+async def reserved(worker: Worker, wanted: Want) -> Reservation:
+    """Admit a request, as the meter does."""
+    return worker.admit(wanted) or await worker.lease(wanted)
 
 
 async def nobody_can_tell(_provider: str, _generation_id: str) -> Usage | None:

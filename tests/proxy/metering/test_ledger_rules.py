@@ -40,7 +40,7 @@ from proxy.metering.journal import FoundJournal, Journal
 from proxy.metering.recovery import Recovery
 from proxy.metering.worker import Worker
 from tests.proxy.metering.flaky import Fault, FlakyDatabase
-from tests.proxy.metering.meters import PRICE, RATE, Books, nobody_can_tell, settlement, want
+from tests.proxy.metering.meters import PRICE, RATE, Books, nobody_can_tell, reserved, settlement, want
 
 T = TypeVar("T")
 LIMITS = UserLimits(40, 1000, 12_000)
@@ -127,7 +127,7 @@ class LedgerRules(RuleBasedStateMachine):
                 output_tokens=output,
             )
             with contextlib.suppress(GatewayError):
-                admitted = Open(self.do(chosen.reserve(wanted)), chosen)
+                admitted = Open(self.do(reserved(chosen, wanted)), chosen)
                 self.open.append(admitted)
                 self._end(admitted, ending)
         self.trouble.faults = []

@@ -20,7 +20,7 @@ from proxy.metering.heartbeat import Heartbeat
 from proxy.metering.journal import Journal, JournalError
 from proxy.metering.worker import Worker
 from tests.gateway import provider_settings, running_gateway
-from tests.proxy.metering.meters import PLENTY, USER, Books, connected, leased, settlement, want
+from tests.proxy.metering.meters import PLENTY, USER, Books, connected, leased, reserved, settlement, want
 from tests.proxy.metering.test_journal import SEGMENT, full_disk
 from tests.proxy.stage import FREE, ask
 from tests.upstreams import OpenRouter, serving
@@ -127,7 +127,7 @@ async def test_a_limit_that_is_lowered_in_mid_lease_counts_at_once(mongodb_uri: 
 
         async def serve(daily: int) -> bool:
             try:
-                reservation = await worker.reserve(want(limits=limited(daily)))
+                reservation = await reserved(worker, want(limits=limited(daily)))
             except RateLimited:
                 return False
             worker.settle(reservation, settlement())
@@ -143,13 +143,13 @@ async def test_a_limit_that_is_lowered_in_mid_lease_counts_at_once(mongodb_uri: 
 async def test_on_a_full_disk_nobody_is_served_and_nothing_is_lost(mongodb_uri: str, tmp_path: Path) -> None:
     """Without room in the journal requests are 503; those that run are settled, and with room all goes on."""
     async with working(mongodb_uri, tmp_path) as (worker, books):
-        running = [await worker.reserve(want()) for _ in range(3)]
+        running = [await reserved(worker, want()) for _ in range(3)]
         served = 0
 
         async def serve_for_ever() -> None:
             nonlocal served
             while True:
-                worker.settle(await worker.reserve(want()), settlement())
+                worker.settle(await reserved(worker, want()), settlement())
                 served += 1
 
         with full_disk(SEGMENT - 1):
@@ -162,7 +162,7 @@ async def test_on_a_full_disk_nobody_is_served_and_nothing_is_lost(mongodb_uri: 
             await worker.commit_all(10)
         assert len(await books.events()) == served + 3
         worker.journal.check()
-        again = await worker.reserve(want())
+        again = await reserved(worker, want())
         worker.settle(again, settlement())
         await worker.commit_all(10)
         assert len(await books.events()) == served + 4
@@ -174,10 +174,10 @@ async def test_a_worker_out_of_touch_promises_nothing(
 ) -> None:
     """Once its last heartbeat is too old, a worker admits nobody, however much it has leased."""
     async with working(mongodb_uri, tmp_path) as (worker, books):
-        first = await worker.reserve(want())
+        first = await reserved(worker, want())
         monkeypatch.setattr(worker._heartbeat, "_admit_until", 0.0)
         with pytest.raises(Unavailable):
-            await worker.reserve(want())
+            await reserved(worker, want())
         worker.settle(first, settlement())
         await worker.commit_all(10)
         assert (await books.account(USER))["c"]
@@ -190,19 +190,19 @@ async def test_nobody_is_admitted_past_what_may_wait_to_be_written(
     """A database that falls behind does not fill the memory: the next request is 503 until it has caught up."""
     monkeypatch.setattr(worker_module, "MOST_UNWRITTEN", 3)
     async with working(mongodb_uri, tmp_path) as (worker, books):
-        refunded, *running = [await worker.reserve(want()) for _ in range(5)]
+        refunded, *running = [await reserved(worker, want()) for _ in range(5)]
         worker.refund(refunded)
         for reservation in running[:3]:
             worker.settle(reservation, settlement())
         with pytest.raises(Unavailable, match="behind with its books"):
-            await worker.reserve(want())
+            await reserved(worker, want())
         with pytest.raises(Unavailable, match="behind with its books"):
             worker.check()
         worker.settle(running[3], settlement())
         assert worker.backlog == 4
         await worker.flush()
         assert worker.backlog == 0
-        worker.settle(await worker.reserve(want()), settlement())
+        worker.settle(await reserved(worker, want()), settlement())
         await worker.commit_all(10)
         assert len(await books.events()) == 5
         await books.assert_exact()
@@ -218,7 +218,7 @@ async def test_no_account_waits_for_others_that_come_again(
 
         async def serve(*names: str) -> None:
             for name in names:
-                worker.settle(await worker.reserve(want(user_id=name)), settlement())
+                worker.settle(await reserved(worker, want(user_id=name)), settlement())
 
         await serve(*users)
         for at in (0, 2, 4):
@@ -237,7 +237,7 @@ async def test_many_accounts_are_told_of_less_often(
 
         async def known_after(count: int, *, is_patient: bool = True, limits: UserLimits = PLENTY) -> int:
             for _ in range(count):
-                worker.settle(await worker.reserve(want(limits=limits)), settlement())
+                worker.settle(await reserved(worker, want(limits=limits)), settlement())
             await worker.commit(is_patient=is_patient)
             return len(await books.events())
 
@@ -254,8 +254,8 @@ async def test_those_who_wait_are_told_when_the_gateway_ends(mongodb_uri: str, t
     """Whoever still waits for a lease when the worker ends gets an answer, and leaves nothing held."""
     async with working(mongodb_uri, tmp_path) as (worker, books):
         limits = limited(1)
-        first = await worker.reserve(want(limits=limits))
-        waiting = [asyncio.create_task(worker.reserve(want(limits=limits))) for _ in range(3)]
+        first = await reserved(worker, want(limits=limits))
+        waiting = [asyncio.create_task(reserved(worker, want(limits=limits))) for _ in range(3)]
         await asyncio.sleep(0.1)
         await worker.stop_leasing()
         answers = await asyncio.gather(*waiting, return_exceptions=True)
