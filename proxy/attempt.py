@@ -8,6 +8,7 @@ cancellation, because what was used must be settled whatever happens.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Awaitable
 from decimal import Decimal
 from functools import partial
@@ -100,7 +101,10 @@ class Attempt:
         """Serve the call, or return why not; the target's whole time counts from the begin of the call."""
         self._deadline = call_began + self._timeouts.total
         try:
-            with self._services.deadlines.at(self._head_deadline()) as self._patience:
+            # Many providers send the head of a whole answer when they have computed it.
+            patience = self._timeouts.first_byte if self._plan.asked.stream else math.inf
+            moment = min(self._deadline, self._began + patience)
+            with self._services.deadlines.at(moment) as self._patience:
                 self.failure = await self._exchange()
             self.is_served = self.failure is None and not self.is_abandoned
         except RelayFailed as exc:
@@ -180,11 +184,6 @@ class Attempt:
         """
         is_silence = self._status is None and failure.kind is not FailureKind.TIMEOUT
         return failure.status is not None or is_silence
-
-    def _head_deadline(self) -> float:
-        # Many providers send the head of a whole answer when they have computed it.
-        is_stream = self._plan.asked.stream
-        return min(self._deadline, self._began + self._timeouts.first_byte) if is_stream else self._deadline
 
     def _lateness(self) -> Failure | None:
         """Say what the time was over for; a client that does not read is no fault of the provider."""

@@ -107,7 +107,8 @@ class Exchange:
                 self._ending = self._ending or Outcome.CLIENT_GONE
             if self._ending is not None:
                 break
-            self._go_to(targets[step.position])
+            if targets[step.position] is not self._target:
+                self._go_to(targets[step.position])
             admission = health.admit(self._target, wish, is_retry=step.is_retry)
             if isinstance(admission, Spared):
                 failure = failure or self._spared(admission)
@@ -136,10 +137,9 @@ class Exchange:
         return max(step.not_before, self._loop.time()) < self._began + timeouts.total
 
     def _go_to(self, target: Target) -> None:
-        """Turn to a target, and count it if that means leaving another one."""
-        if target is not self._target:
-            left = self._target.entry
-            self._services.metrics.fallbacks.labels(left.provider, left.info.id).inc()
+        """Leave the present target for another one, and count that."""
+        left = self._target.entry
+        self._services.metrics.fallbacks.labels(left.provider, left.info.id).inc()
         self._target = target
 
     def _new_attempt(self, admission: Admission, reservation: Reservation) -> Attempt:

@@ -71,7 +71,7 @@ class Journal:
         self._open: set[str] = set()
         self._first_segment = 0
         self._segment = -1
-        self._segment_start = -segment_bytes
+        self._segment_start, self._segment_end = -segment_bytes, 0
         self._descriptor = -1
         self.end = 0
         """The offset behind the last record."""
@@ -98,22 +98,18 @@ class Journal:
     def check(self) -> None:
         """Raise `JournalError` if the next request could not be written down; where nothing is yet, write nothing."""
         self._make_room((len(self._open) + 2) * CLOSE_BYTES)
-        self.end = self._append(bytes(_HEADER.size)) - _HEADER.size
+        self.end = self._append(bytes(_HEADER.size), len(self._open)) - _HEADER.size
 
     def open(self, record: Opened) -> int:
         """Append the beginning of a request, if there is room for its end too; raise `JournalError` if not."""
-        data = _encode(record)
-        self._make_room(len(data) + (len(self._open) + 1) * CLOSE_BYTES)
-        offset = self._append(data)
+        offset = self._append(_encode(record), len(self._open) + 1)
         self._open.add(record.id)
         return offset
 
     def note(self, record: Noted) -> None:
         """Append a remark on an open request; without room it is left out, which costs precision and no truth."""
-        data = _encode(record)
         try:
-            self._make_room(len(data) + len(self._open) * CLOSE_BYTES)
-            self._append(data)
+            self._append(_encode(record), len(self._open))
         except JournalError as exc:
             log.warning("a note was left out of the journal", request=record.id, cause=str(exc))
 
@@ -123,10 +119,7 @@ class Journal:
         Raises `JournalError` when it is larger than that and there is no other, or when the disk fails: then the
         request stays open here.
         """
-        data = _encode(record)
-        if len(data) > CLOSE_BYTES:
-            self._make_room(len(data) + (len(self._open) - 1) * CLOSE_BYTES)
-        offset = self._append(data)
+        offset = self._append(_encode(record), len(self._open) - 1)
         self._open.discard(record.id)
         return offset
 
@@ -169,13 +162,14 @@ class Journal:
             self._lock.close()
 
     def _make_room(self, size: int) -> None:
-        if self._segment_start + self._segment_bytes - self.end < size:
-            if size > self._segment_bytes:
-                raise JournalError("too many requests are open for one segment of the journal")
-            try:
-                self._next_segment()
-            except OSError as exc:
-                raise JournalError(f"the journal cannot grow: {exc.strerror}") from exc
+        if self._segment_end - self.end >= size:
+            return
+        if size > self._segment_bytes:
+            raise JournalError("too many requests are open for one segment of the journal")
+        try:
+            self._next_segment()
+        except OSError as exc:
+            raise JournalError(f"the journal cannot grow: {exc.strerror}") from exc
 
     def _next_segment(self) -> None:
         path = _segment_path(self.path, self._segment + 1)
@@ -192,8 +186,13 @@ class Journal:
         self._has_new_file = True
         self._segment += 1
         self.end = self._segment_start = self._segment * self._segment_bytes
+        self._segment_end = self.end + self._segment_bytes
 
-    def _append(self, data: bytes) -> int:
+    def _append(self, data: bytes, still_open: int) -> int:
+        """Append a record where there is room for the ends of so many requests too; return the offset behind it."""
+        size = len(data) + still_open * CLOSE_BYTES
+        if self._segment_end - self.end < size:
+            self._make_room(size)
         try:
             written = os.pwrite(self._descriptor, data, self.end - self._segment_start)
         except OSError as exc:

@@ -156,7 +156,8 @@ class Worker:
         del self._open[request_id]
         closed = Closed(start, offset, used, reservation, settlement)
         self._group.ended(request.share, reservation.held, closed)
-        self._serve_those_who_wait(request.share)
+        if request.share.waiting:
+            self._lease(request.share)
         return used
 
     def refund(self, reservation: Reservation) -> None:
@@ -165,7 +166,8 @@ class Worker:
         if request is not None:
             self._close(Ended(request.record, None))
             self._group.ended(request.share, reservation.held, None)
-            self._serve_those_who_wait(request.share)
+            if request.share.waiting:
+                self._lease(request.share)
 
     async def commit(self, *, everything: bool = False, is_patient: bool = False) -> bool:
         """Write down what has ended, and give back what is left over (or `everything`); say whether that was all.
@@ -240,10 +242,6 @@ class Worker:
         admitted = waiter.admitted
         if admitted.done() and not admitted.cancelled() and admitted.exception() is None:
             self.refund(admitted.result())
-
-    def _serve_those_who_wait(self, slice_: Slice) -> None:
-        if slice_.waiting:
-            self._lease(slice_)
 
     def _lease(self, slice_: Slice) -> None:
         """See to it that somebody serves those who wait."""
