@@ -30,7 +30,7 @@ def new_request_id() -> str:
 
 
 class RequestLine(msgspec.Struct):
-    """What is known so far about a request; `fields` are what its line says, each in its place."""
+    """What is known so far about a request: the `fields` of its line, which is written after the last of its ends."""
 
     log: RequestLog
     fields: dict[str, Any]
@@ -50,33 +50,31 @@ class RequestLine(msgspec.Struct):
             fields["user"] = user
         if self.connection is not None:
             self.connection.remove_done_callback(self.connection_ended)
-        self.end()
+        self.open_ends -= 1
+        if self.open_ends == 0:
+            self.log.write(fields)
 
     def connection_ended(self, _task: asyncio.Task[Any]) -> None:
         """Note that there is nobody left to answer."""
         self.answered(CLIENT_LEFT)
 
-    def end(self) -> None:
-        """Take note that one end of the request is over; write the line after the last."""
-        self.open_ends -= 1
-        if self.open_ends == 0:
-            self.log.write(self)
-
 
 class RequestLog:
-    """The lines of the requests that are being served."""
+    """The lines of the requests that one event loop serves."""
 
     def __init__(self, logger: RequestLogger | None) -> None:
         """Write to this logger; without one, nothing is written."""
         self._logger = logger
         self._open: dict[str, RequestLine] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
 
-    def begin(
-        self, request: str, method: str, route: str, address: str, connection: asyncio.Task[Any] | None
-    ) -> RequestLine | None:
-        """Open a request's line; `connection` is the task that answers, and that its client's leaving ends."""
+    def begin(self, request: str, method: str, route: str, address: str) -> RequestLine | None:
+        """Open the line of a request that the present task answers, and that its client's leaving ends."""
         if self._logger is None:
             return None
+        if self._loop is None:  # not asked for each time, which makes a system call
+            self._loop = asyncio.get_running_loop()
+        connection = asyncio.current_task(self._loop)
         fields = {"request": request, "method": method, "route": route, "status": None, "address": address}
         line = self._open[request] = RequestLine(self, fields, connection)
         if connection is not None:
@@ -97,11 +95,12 @@ class RequestLog:
         line.fields["user"] = user
         if settlement is not None:
             _add_outcome(line.fields, settlement)
-        line.end()
+        line.open_ends -= 1
+        if line.open_ends == 0:
+            self.write(line.fields)
 
-    def write(self, line: RequestLine) -> None:
+    def write(self, fields: dict[str, Any]) -> None:
         """Write a line, which is complete."""
-        fields = line.fields
         del self._open[fields["request"]]
         if self._logger is not None:
             is_quiet = fields["route"] in QUIET and fields["status"] in (200, None)

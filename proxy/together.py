@@ -22,11 +22,14 @@ class Together(Generic[T]):
         """Let `do`, which must not raise, have all that was collected in a turn, in its order."""
         self._do = do
         self._things: list[T] = []
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     def add(self, thing: T) -> None:
-        """Collect a thing; called in a running event loop."""
+        """Collect a thing; called in a running event loop, which is always the same."""
         if not self._things:
-            asyncio.get_running_loop().call_soon(self._do_all)
+            if self._loop is None:  # not asked for each time, which makes a system call
+                self._loop = asyncio.get_running_loop()
+            self._loop.call_soon(self._do_all)
         self._things.append(thing)
 
     def _do_all(self) -> None:

@@ -6,7 +6,6 @@ and logged beside it, if it is one that cannot harm whoever reads it.
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import re
 from urllib.parse import unquote_plus
@@ -61,7 +60,7 @@ def begin(request: Request, log: RequestLog, trusted: tuple[Network, ...]) -> No
     context.given_id = given if given is not None and _is_sane(given) else None
     route = NO_ROUTE if request.route is None else _template(request.route.path)
     method = request.method if request.method.isalpha() else NO_ROUTE
-    line = context.line = log.begin(context.id, method, route, context.client, asyncio.current_task())
+    line = context.line = log.begin(context.id, method, route, context.client)
     if line is not None:
         if context.given_id is not None:
             line.fields["client_request"] = context.given_id
