@@ -127,7 +127,7 @@ def _method(results: Results) -> str:
     return (
         "CPU is user plus system time of all processes of a gateway, read from /proc; wall times on a shared machine are "
         f"worth less. Each figure is the median of {results['rounds']} rounds of {results['seconds']:g} s after a "
-        "warm-up, all gateways in turns, and of twice as many where 32 connections ask something short; every answer "
+        "warm-up, all gateways in turns, and of three times as many where 32 connections ask something short; every answer "
         "is checked. The provider is simulated and instant; this gateway has keys, limits, a budget on each key, metering and metrics on and one worker, LiteLLM has no database and no keys but the "
         "master key. `make bench` repeats it."
     )
