@@ -129,6 +129,13 @@ class Body(httpx.AsyncByteStream):
             finally:
                 self._take = None
 
+    def news(self) -> asyncio.Future[bool]:
+        """Return what to wait for until more has arrived; raise what the answer failed with."""
+        if self._failure is not None:
+            raise self._failure
+        self._waiter = self._loop.create_future()
+        return self._waiter
+
     def rest(self) -> bytes:
         """Return what has arrived since the last time, or nothing."""
         return self._pop() if self._pieces else b""
@@ -162,13 +169,6 @@ class Body(httpx.AsyncByteStream):
         if self._connection is not None:
             self._connection.read_on()
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
-
-    def news(self) -> asyncio.Future[bool]:
-        """Return what to wait for until more has arrived; raise what the answer failed with."""
-        if self._failure is not None:
-            raise self._failure
-        self._waiter = self._loop.create_future()
-        return self._waiter
 
 
 class Connection(asyncio.Protocol):

@@ -39,7 +39,7 @@ A client on a busy machine needs more than 0.25 s between the two (seen), and ta
 _PROGRESS_BYTES = 16 * 2**10
 _HEAD_TOO_LARGE = 431
 _MOST_UNREAD = 2**16
-# Of lines that are well-formed. In a loop of ours, which is what Sanic has, each takes four times as long.
+# Of lines that are well-formed. A loop over them, which is what Sanic has, takes a third longer (measured).
 _HEADERS = re.compile("([^:]+):[ \t]*(.*)\r\n")
 _VERSIONS = frozenset({"HTTP/1.0", "HTTP/1.1"})
 _ALWAYS_SERVED = frozenset({"/health", "/health/ready", "/metrics"})
@@ -124,7 +124,7 @@ class StrictHttp(Incoming):
     def answer_now(self) -> bool:
         """Send an answer that is all here, if it knows its head and the client has room for it, and say so.
 
-        Nothing is waited for, and nothing is made that could be: four coroutines less.
+        Nothing is waited for, and no coroutine is made that could be: by Sanic's way there are four.
         """
         response = self.response
         if not isinstance(response, HotResponse) or self.stage is not Stage.HANDLER:

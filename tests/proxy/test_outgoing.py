@@ -13,6 +13,7 @@ from sanic.exceptions import RequestCancelled
 from proxy.handlers.headers import HotResponse
 from proxy.outgoing import Outgoing
 from tests.proxy.bare_app import application, port_of
+from tests.raw import connected
 
 Handler = Callable[[Request], Awaitable[HTTPResponse]]
 
@@ -68,6 +69,27 @@ async def lost(request: Request) -> HTTPResponse:
 
 async def small(_request: Request) -> HTTPResponse:
     return HotResponse(b"small", {}, "text/plain")
+
+
+async def fill(request: Request) -> HTTPResponse:
+    """Answer with more than sockets take."""
+    request.app.ctx.asked += 1
+    return HotResponse(b"x" * 16_000_000, {}, "text/plain")
+
+
+async def test_a_whole_answer_waits_for_room() -> None:
+    """Behind one that is not read yet, the next answer waits, and keeps what comes after it from being made."""
+    app = application(fill)
+    app.ctx.asked = 0
+    async with port_of(app) as port, connected(f"http://127.0.0.1:{port}") as connection:
+        await connection.send(b"GET /fill HTTP/1.1\r\nHost: a\r\n\r\n" * 3)
+        await asyncio.sleep(0.5)
+        assert app.ctx.asked == 2
+        for _ in range(3):
+            head, _, body = (await connection.answer()).partition(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 200 OK\r\n")
+            assert body == b"x" * 16_000_000
+        assert app.ctx.asked == 3
 
 
 async def test_much_is_sent_as_it_is() -> None:
