@@ -1,6 +1,8 @@
 """What is said to an account document of a worker's share: to lease, to count, and to keep late commands away.
 
-Each command has a guard that names the share's version in the document, so that it is done once or not at all.
+Each command has a guard that names the share's version in the document, so that it is done once or not at all. No two
+entries count their versions from the same number: what was said to one that is gone, and arrives when a late lease has made
+another one under the same journal's name, finds no version that it knows.
 """
 
 from __future__ import annotations
@@ -27,11 +29,12 @@ def lease_filter(slice_: Slice, journal: str) -> dict[str, Any]:
 
 
 def lease_pipeline(
-    journal: str, start: int, asks: Iterable[tuple[Rule, int, int, int]]
+    journal: str, start: int, first_version: int, asks: Iterable[tuple[Rule, int, int, int]]
 ) -> list[dict[str, Any]]:
     """Return the update that grants all or nothing: for each rule what the first, and all, waiting requests need,
     and what is wanted ahead of need.
 
+    Should the entry be new, it has counted the journal until `start`, and has this version, which no other one begins with.
     Remaining, the check of every limit, the grant and the write happen in one update of one document.
     """
     left, grants, checks = {}, {}, []
@@ -63,7 +66,7 @@ def lease_pipeline(
         sum_ = {"$add": [{"$ifNull": [f"$j.{journal}.s.{name}", 0]}, f"$_grant.{name}"]}
         slices[f"j.{journal}.s.{name}"] = {"$cond": [{"$gt": [sum_, 0]}, sum_, "$$REMOVE"]}
     entry = {
-        f"j.{journal}.v": {"$add": [{"$ifNull": [f"$j.{journal}.v", 0]}, 1]},
+        f"j.{journal}.v": {"$ifNull": [{"$add": [f"$j.{journal}.v", 1]}, first_version]},
         f"j.{journal}.thru": {"$ifNull": [f"$j.{journal}.thru", start]},
         "js": {"$setUnion": [{"$ifNull": ["$js", []]}, [journal]]},
     }

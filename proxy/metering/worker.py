@@ -72,6 +72,8 @@ class Worker:
         self._loop = asyncio.get_running_loop()
         self._synced = journal.end
         self._lease_places = asyncio.Semaphore(_LEASES_AT_ONCE)
+        # A version grows with each command of a share, of which there will never be so many.
+        self._first_versions = itertools.count(1, 2**32)
 
     @property
     def backlog(self) -> int:
@@ -297,7 +299,7 @@ class Worker:
         try:
             account = await self._accounts.find_one_and_update(
                 lease_filter(slice_, name),
-                lease_pipeline(name, self.journal.end, asks),
+                lease_pipeline(name, self.journal.end, next(self._first_versions), asks),
                 projection={f"j.{name}": 1, **{f"c.{rule.counter}": 1 for rule, *_ in asks}},
                 upsert=slice_.version is None,
                 return_document=ReturnDocument.AFTER,

@@ -8,7 +8,7 @@ import itertools
 import random
 import shutil
 import tempfile
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
 from dataclasses import dataclass
 from decimal import Decimal
 from enum import StrEnum
@@ -325,30 +325,55 @@ class LedgerRules(RuleBasedStateMachine):
         self.trouble.faults = []
 
 
+@contextlib.contextmanager
+def ready(uri: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let machines be made, on a database."""
+    monkeypatch.setattr(workers, "PATIENCE_SECONDS", 0.01)
+    monkeypatch.setattr(workers, "_RETRY_SECONDS", 0.002)
+    with asyncio.Runner() as runner:
+        client = runner.run(_connect(uri))
+        LedgerRules.loop = runner.get_loop()
+        LedgerRules.books = Books(database.database_of(client, "unused"))
+        try:
+            yield
+        finally:
+            runner.run(client.close())
+
+
 @pytest.mark.parametrize("examples", [5, pytest.param(40, marks=pytest.mark.long)])
 def test_no_order_of_events_breaks_the_rules(
     mongodb_uri: str, monkeypatch: pytest.MonkeyPatch, examples: int
 ) -> None:
     """Leases, settlements, unknown outcomes, crashes, recoveries and zombies, in any order, keep every invariant."""
-    monkeypatch.setattr(workers, "PATIENCE_SECONDS", 0.01)
-    monkeypatch.setattr(workers, "_RETRY_SECONDS", 0.002)
-    with asyncio.Runner() as runner:
-        client = runner.run(_connect(mongodb_uri))
-        LedgerRules.loop = runner.get_loop()
-        LedgerRules.books = Books(database.database_of(client, "unused"))
-        try:
-            run_state_machine_as_test(
-                LedgerRules,
-                settings=settings(
-                    max_examples=examples,
-                    stateful_step_count=STEPS,
-                    deadline=None,
-                    suppress_health_check=list(HealthCheck),
-                    database=None,
-                ),
-            )
-        finally:
-            runner.run(client.close())
+    with ready(mongodb_uri, monkeypatch):
+        run_state_machine_as_test(
+            LedgerRules,
+            settings=settings(
+                max_examples=examples,
+                stateful_step_count=STEPS,
+                deadline=None,
+                suppress_health_check=list(HealthCheck),
+                database=None,
+            ),
+        )
+
+
+def test_what_was_said_to_an_entry_that_is_gone_is_not_done_to_another(
+    mongodb_uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker's first lease and its last count arrive when it is dead and its journal finished: the count is not done twice."""
+    with ready(mongodb_uri, monkeypatch):
+        machine = LedgerRules()
+        settled = [(100, 100, Ending.SETTLED)]
+        machine._serve(0, settled, [Fault.DONE_LATER])
+        machine._serve(0, settled, [])
+        assert len(machine.settled) == 1
+        machine._commit(0, [None, None, Fault.DONE_LATER], everything=False)
+        assert len(machine.trouble.under_way) == 2
+        machine._crash(0, [])
+        machine.do(machine.trouble.arrive())
+        machine.nothing_is_overspent()
+        machine.teardown()
 
 
 async def _connect(uri: str) -> AsyncMongoClient[dict[str, Any]]:
