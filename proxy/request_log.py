@@ -50,13 +50,17 @@ class RequestLine(msgspec.Struct):
             fields["user"] = user
         if self.connection is not None:
             self.connection.remove_done_callback(self.connection_ended)
-        self.open_ends -= 1
-        if self.open_ends == 0:
-            self.log.write(fields)
+        self.end()
 
     def connection_ended(self, _task: asyncio.Task[Any]) -> None:
         """Note that there is nobody left to answer."""
         self.answered(CLIENT_LEFT)
+
+    def end(self) -> None:
+        """Take note that one end of the request is over; write the line after the last."""
+        self.open_ends -= 1
+        if self.open_ends == 0:
+            self.log.write(self.fields)
 
 
 class RequestLog:
@@ -95,9 +99,7 @@ class RequestLog:
         line.fields["user"] = user
         if settlement is not None:
             _add_outcome(line.fields, settlement)
-        line.open_ends -= 1
-        if line.open_ends == 0:
-            self.write(line.fields)
+        line.end()
 
     def write(self, fields: dict[str, Any]) -> None:
         """Write a line, which is complete."""

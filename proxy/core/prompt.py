@@ -64,8 +64,7 @@ def measure(items: Iterable[Any], body: Mapping[str, Any], *, besides: frozenset
                 for part in value:
                     text += _measure_part(part, media)
             else:
-                # What nearly all of them are is measured here, for a call takes longer.
-                text += len(value) if type(value) is str and value.isascii() else size(value)
+                text += size(value)
     # Servers put more than we know of into their chat templates (`documents`, `chat_template`).
     for name, value in body.items():
         if value is not None and name not in _NO_PROMPT and name not in besides:

@@ -59,7 +59,7 @@ class GroupCommit:
         """End a request of a share: what it has used, unless that is nothing, is to be written."""
         slice_.release(held, closed)
         self.backlog += closed is not None
-        self.dirty[slice_.user_id] = None
+        self.touched(slice_)
 
     def touched(self, slice_: Slice) -> None:
         """Take note that an account has news."""

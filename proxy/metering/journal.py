@@ -98,6 +98,7 @@ class Journal:
     def check(self) -> None:
         """Raise `JournalError` if the next request could not be written down; where nothing is yet, write nothing."""
         self._make_room((len(self._open) + 2) * CLOSE_BYTES)
+        # The next record goes over it.
         self.end = self._append(bytes(_HEADER.size), len(self._open)) - _HEADER.size
 
     def open(self, record: Opened) -> int:

@@ -144,9 +144,8 @@ class Slice:
     def hold_for(self, rules: Iterable[Rule], output_tokens: int) -> Hold | None:
         """Return what a request with this output cap would hold; `None` if this share does not pay for it."""
         counters, amounts, left = self.counters, {}, {}
-        for (
-            rule
-        ) in rules:  # each step as in `Counter.usable`: every request takes this way, and calls take longest
+        # Each step as in `Counter.usable`: every request takes this way, and calls take longest.
+        for rule in rules:
             name, counter = rule.counter, counters[rule.counter]
             available = counter.leased - counter.held - counter.spent - counter.returning
             elsewhere, limit = counter.remaining, counter.limit

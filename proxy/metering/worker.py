@@ -158,8 +158,7 @@ class Worker:
         del self._open[request_id]
         closed = Closed(start, offset, used, reservation, settlement)
         self._group.ended(request.share, reservation.held, closed)
-        if request.share.waiting:
-            self._lease(request.share)
+        self._lease(request.share)
         return used
 
     def refund(self, reservation: Reservation) -> None:
@@ -168,8 +167,7 @@ class Worker:
         if request is not None:
             self._close(Ended(request.record, None))
             self._group.ended(request.share, reservation.held, None)
-            if request.share.waiting:
-                self._lease(request.share)
+            self._lease(request.share)
 
     async def commit(self, *, everything: bool = False, is_patient: bool = False) -> bool:
         """Write down what has ended, and give back what is left over (or `everything`); say whether that was all.
@@ -246,8 +244,8 @@ class Worker:
             self.refund(admitted.result())
 
     def _lease(self, slice_: Slice) -> None:
-        """See to it that somebody serves those who wait."""
-        if slice_.user_id not in self._leasing:
+        """See to it that somebody serves those who wait, if anybody does."""
+        if slice_.waiting and slice_.user_id not in self._leasing:
             task = self._leasing[slice_.user_id] = self._loop.create_task(self._serve_waiting(slice_))
             task.add_done_callback(_report)
 
