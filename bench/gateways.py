@@ -56,13 +56,20 @@ async def direct(upstream: int, _folder: Path) -> AsyncIterator[Running]:
 
 
 @asynccontextmanager
-async def ours(upstream: int, folder: Path) -> AsyncIterator[Running]:
+async def ours(
+    upstream: int, folder: Path, *, variables: Mapping[str, str] | None = None
+) -> AsyncIterator[Running]:
     """Start one worker on an embedded MongoDB, with keys, limits, a budget and leased metering."""
     with embedded_mongod(folder / "data") as mongod:
         secrets = await add_keys(mongod.uri, KEYS)
-        async with worker(upstream, folder, mongod.uri, secrets) as found:
+        async with worker(upstream, folder, mongod.uri, secrets, variables=variables) as found:
             lock = folder / "data" / "mongodb" / "data" / "mongod.lock"
             yield replace(found, mongod=int(lock.read_text(encoding="ascii")))
+
+
+def unlogged(upstream: int, folder: Path) -> AbstractAsyncContextManager[Running]:
+    """Start the same without its line for each request: as they are started here, no peer writes one."""
+    return ours(upstream, folder, variables={"ACCESS_LOG": "false"})
 
 
 @asynccontextmanager

@@ -14,10 +14,19 @@ MARKDOWN = JSON.with_suffix(".md")
 _TITLES = {
     "direct": "no gateway",
     "ours": "this gateway",
+    "unlogged": "`ACCESS_LOG=false`: this gateway",
     "litellm": "LiteLLM",
     "portkey": "Portkey",
     "nginx": "nginx, a bare proxy",
 }
+_TIMES_OURS = (
+    ("chat", SHORT, "litellm", 30),
+    ("stream", STREAM, "litellm", 60),
+    ("chat", SHORT, "portkey", 5),
+    ("stream", STREAM, "portkey", 5),
+)
+"""How many times the CPU of ours a peer is to take, and for what."""
+
 Results = Mapping[str, Any]
 
 
@@ -49,7 +58,7 @@ def summary(results: Results) -> str:
             f"{_title(name, gateway)}",
             _with_ratio(results, name, SHORT),
             _with_ratio(results, name, STREAM),
-            f"{_added(results, name, ALONE):.2f} ms",
+            _added_text(results, name, ALONE, "median_ms", unit=" ms"),
             f"{_memory(gateway):.0f} MiB",
             f"{gateway['start_seconds']:.1f} s",
         )
@@ -85,7 +94,6 @@ def markdown(results: Results) -> str:
 
 def budget(results: Results) -> list[tuple[str, float, float]]:
     """Return what this gateway is held to: each with its figure and its bound (the figure may not be above)."""
-    names = results["gateways"]
     chat, stream = _cpu(results, "ours", SHORT), _cpu(results, "ours", STREAM)
     found = [
         ("CPU a chat, us", chat, 450),
@@ -94,15 +102,12 @@ def budget(results: Results) -> list[tuple[str, float, float]]:
         ("a prompt of 100 KB against a short one", _cpu(results, "ours", LONG) / chat, 2),
         ("added latency at one connection, median, ms", _added(results, "ours", ALONE), 1.5),
     ]
-    for peer, times_chat, times_stream in (("litellm", 30, 60), ("portkey", 5, 5)):
-        for what, figure, scenario, times in (
-            ("chat", chat, SHORT, times_chat),
-            ("stream", stream, STREAM, times_stream),
-        ):
-            theirs = _cpu(results, peer, scenario) if peer in names else 0.0
-            if theirs:  # a peer may be missing, or fail
-                found.append((f"a {what}'s share of {_TITLES[peer]}'s", figure / theirs, 1 / times))
-    memory = names["ours"]["memory"]
+    for name, note in (("ours", ""), ("unlogged", ", without its line in the log")):
+        for what, scenario, peer, times in _TIMES_OURS:
+            mine, theirs = _cpu(results, name, scenario), _cpu(results, peer, scenario)
+            if mine and theirs:  # a peer may be missing, or fail
+                found.append((f"a {what}'s share of {_TITLES[peer]}'s{note}", mine / theirs, 1 / times))
+    memory = results["gateways"]["ours"]["memory"]
     if memory is not None:
         found += [
             (f"MiB after {memory['requests']:,} requests", memory["after"], 120),
@@ -128,8 +133,9 @@ def _method(results: Results) -> str:
         "CPU is user plus system time of all processes of a gateway, read from /proc; wall times on a shared machine are "
         f"worth less. Each figure is the median of {results['rounds']} rounds of {results['seconds']:g} s after a "
         "warm-up, all gateways in turns, and of three times as many where 32 connections ask something short; every answer "
-        "is checked. The provider is simulated and instant; this gateway has keys, limits, a budget on each key, metering and metrics on and one worker, LiteLLM has no database and no keys but the "
-        "master key. `make bench` repeats it."
+        "is checked. The provider is simulated and instant; this gateway has keys, limits, a budget on each key, metering and "
+        "metrics on and one worker, LiteLLM has no database and no keys but the master key. No peer writes a line for each "
+        "request, which this gateway does unless it is told not to. `make bench` repeats it."
     )
 
 
@@ -151,15 +157,24 @@ def _added_table(results: Results) -> str:
     for name in results["gateways"]:
         if name != "direct":
             cells = (
-                f"{_added(results, name, what):.2f} / {_added(results, name, what, 'p99_ms'):.2f}"
+                _added_text(results, name, what, "median_ms", "p99_ms")
                 for what in (ALONE, "stream, 1 connection")
             )
             lines.append(f"| {_TITLES[name]} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
+def _added_text(results: Results, name: str, scenario: str, *what: str, unit: str = "") -> str:
+    """Write what a gateway adds to the bare provider; nothing where that was not measured."""
+    if scenario in results["gateways"][name]["failures"]:
+        return "fails"
+    if _row(results, name, scenario) is None:
+        return ""
+    return " / ".join(f"{_added(results, name, scenario, each):.2f}{unit}" for each in what)
+
+
 def _row(results: Results, name: str, scenario: str) -> Mapping[str, Any] | None:
-    rows: list[Mapping[str, Any]] = results["gateways"][name]["rows"]
+    rows: list[Mapping[str, Any]] = results["gateways"][name]["rows"] if name in results["gateways"] else []
     return next((row for row in rows if row["scenario"] == scenario), None)
 
 

@@ -45,12 +45,15 @@ RESULTS = {
     "gateways": {
         "direct": gateway(None, 0.1),
         "ours": gateway(400.0, 1.1),
+        "unlogged": gateway(
+            190.0, 0.9, rows=[row for row in rows(190.0, 0.9) if row["scenario"] in (SHORT, STREAM)]
+        ),
         "litellm": gateway(14_000.0, 15.1),
         "portkey": gateway(
             1_000.0,
             3.1,
-            rows=[row for row in rows(1_000.0, 3.1) if row["scenario"] != STREAM],
-            failures={STREAM: "HTTP/1.1 500"},
+            rows=[row for row in rows(1_000.0, 3.1) if not row["scenario"].startswith("stream")],
+            failures={STREAM: "HTTP/1.1 500", "stream, 1 connection": "HTTP/1.1 500"},
         ),
     },
     "missing": {"nginx": "nginx is not on PATH"},
@@ -63,6 +66,10 @@ def test_the_summary_compares() -> None:
     assert "| this gateway 1.2 | 400 us | 400 us | 1.00 ms |" in text
     assert "| LiteLLM 1.2 | 14,000 us (35 times ours) |" in text
     assert "| Portkey 1.2 | 1,000 us (2.5 times ours) | fails |" in text
+    assert (
+        "| `ACCESS_LOG=false`: this gateway 1.2 | 190 us (0.47 times ours) | 190 us (0.47 times ours) |  |"
+        in text
+    )
     assert "nginx, a bare proxy could not be measured: nginx is not on PATH." in text
 
 
@@ -72,6 +79,14 @@ def test_what_is_over_its_budget_is_marked() -> None:
     assert found["CPU a chat, us"]
     assert found["a chat's share of LiteLLM's"]
     assert not found["a chat's share of Portkey's"]
+    assert found["a chat's share of Portkey's, without its line in the log"]
     assert "a stream's share of LiteLLM's" in found
     assert "a stream's share of Portkey's" not in found
     assert report.markdown(RESULTS).count("**over**") == sum(not is_kept for is_kept in found.values()) > 0
+
+
+def test_what_was_not_measured_has_no_figure() -> None:
+    """A failure is said wherever its figure would stand, and what nobody asked stays empty."""
+    text = report.markdown(RESULTS)
+    assert "| Portkey | 3.00 / 3.00 | fails |" in text
+    assert "| `ACCESS_LOG=false`: this gateway |  |  |" in text
