@@ -246,8 +246,7 @@ class Attempt:
         self.body = answer.body
         backing = answer.backing or self.served.backing
         # A whole answer that failed delivers nothing, so nothing of it is estimated.
-        size = 0 if answer.failure else answer.output_bytes
-        self.served = Served(answer.usage, backing, int(size > 0), size)
+        self.served = Served(answer.usage, backing, output=() if answer.failure else answer.output)
         self.served_model = answer.served_model
         self.generation_id = self.generation_id or answer.upstream_id
         return answer.failure or (NOT_A_STREAM if self._plan.asked.stream else None)

@@ -6,25 +6,26 @@ so only what is billed or recorded is read; no bytes of a provider make it raise
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 from plugins.contract import Failure, FailureKind, Json, Provider, Usage
 from plugins.values import Value
-from proxy.core.answer_stream import name_in, parse, text_bytes
+from proxy.core.answer_stream import name_in, parse
 
 NOT_JSON: Final = Failure(FailureKind.PROVIDER, "The provider's answer is not JSON.")
 NO_CHOICES: Final = Failure(FailureKind.PROVIDER, "The provider's answer has no choices.")
 
 
 class WholeAnswer(Value, frozen=True):
-    """What a body says; `body` is what the client gets, `output_bytes` are the UTF-8 bytes of the text in it."""
+    """What a body says; `body` is what the client gets, `output` the messages or items in it that a model has written."""
 
     failure: Failure | None = None
     usage: Usage | None = None
     backing: str | None = None
     served_model: str | None = None
     upstream_id: str | None = None
-    output_bytes: int = 0
+    output: Sequence[Any] = ()
     body: bytes = b""
 
 
@@ -46,7 +47,7 @@ def read_answer(provider: Provider, body: bytes) -> WholeAnswer:
 
 
 def answer_of(
-    provider: Provider, frame: Json, body: bytes, *, output: list[Any], fault: Failure | None
+    provider: Provider, frame: Json, body: bytes, *, output: Sequence[Any], fault: Failure | None
 ) -> WholeAnswer:
     """Read what every API's answers have in common; `fault` is what is wrong with this one if it names no error."""
     return WholeAnswer(
@@ -55,6 +56,6 @@ def answer_of(
         backing=name_in(provider.read_backing(frame)),
         served_model=name_in(frame.get("model")),
         upstream_id=name_in(frame.get("id")),
-        output_bytes=sum(map(text_bytes, output)),
+        output=output,
         body=body,
     )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from decimal import Decimal
-from typing import Final
+from typing import Any, Final
 
 from plugins.contract import Usage
 from plugins.values import Value
 from proxy.core import limits, pricing
+from proxy.core.answer_stream import text_bytes
 from proxy.core.pricing import ZERO, Charge, CostSource
 from proxy.core.routing import Entry
 
@@ -39,12 +41,21 @@ class Counted(Value, frozen=True, array_like=True):
 
 
 class Served(Value, frozen=True):
-    """What came back from a provider: its usage record, or what we saw go by."""
+    """What came back from a provider: its usage record, or what we saw go by.
+
+    Of a whole answer that is its `output`, which is measured only where there is no record: that took 1.5 % of a chat.
+    """
 
     usage: Usage | None = None
     backing: str | None = None
     deltas: int = 0
     output_bytes: int = 0
+    output: Sequence[Any] = ()
+
+    def measured(self) -> tuple[int, int]:
+        """Return the deltas, of which a whole answer with text is one, and the UTF-8 bytes of the text in them."""
+        whole = sum(map(text_bytes, self.output))
+        return self.deltas + (whole > 0), self.output_bytes + whole
 
 
 class Bill(Value, frozen=True, array_like=True):
@@ -67,9 +78,10 @@ def bill(entry: Entry, served: Served, *, prompt_estimate: int, most_output: int
     usage = served.usage
     if usage is not None and _makes_sense(usage):
         return Bill(counted(usage), _charge(entry, usage, served.backing))
-    if has_failed and not served.deltas:
+    deltas, output_bytes = served.measured()
+    if has_failed and not deltas:
         return NOTHING
-    completion = min(limits.completion_estimate(served.deltas, served.output_bytes), most_output)
+    completion = min(limits.completion_estimate(deltas, output_bytes), most_output)
     guess = Usage(prompt_estimate, completion)
     charge = _charge(entry, guess, served.backing)
     return Bill(counted(guess), Charge(charge.cost, charge.source, estimated=True))

@@ -15,6 +15,7 @@ from plugins.openai_compatible import OpenAICompatible
 from plugins.openrouter import OpenRouter
 from proxy.core.answer import NO_CHOICES, NOT_JSON, WholeAnswer, read_answer
 from proxy.core.api import Form
+from proxy.core.bill import Served
 from proxy.core.chat import CHAT
 from proxy.core.embeddings import EMBEDDINGS
 from proxy.core.messages import MESSAGES
@@ -31,18 +32,20 @@ def answer(**fields: Any) -> WholeAnswer:
 
 
 def test_an_answer_says_who_gave_it_and_what_it_used() -> None:
-    """Usage, backing, served model and id are read; the text is measured in all of its fields."""
+    """Usage, backing, served model and id are read; the text can be measured in all of its fields."""
     assert replace(answer(), body=b"") == WholeAnswer(
         failure=None,
         usage=Usage(8, 1),
         backing="DeepInfra",
         served_model="a/b-0813",
         upstream_id="gen-1",
-        output_bytes=5,
+        output=[{"role": "assistant", "content": "OK", "reasoning": "hmm"}],
     )
+    assert Served(output=answer().output).measured() == (1, 5)
     assert orjson.loads(answer().body)["usage"] == USAGE
     calls = [{"function": {"name": "f", "arguments": "{}"}}]
-    assert answer(choices=[{"message": {"content": None, "tool_calls": calls}}]).output_bytes == 3
+    called = answer(choices=[{"message": {"content": None, "tool_calls": calls}}])
+    assert Served(output=called.output).measured() == (1, 3)
 
 
 @pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b'"x"', b"null", b"{", b"\xff"])
@@ -79,7 +82,7 @@ def test_no_bytes_raise(body: bytes) -> None:
 def test_a_deep_answer_does_not_raise() -> None:
     """An answer may nest as deep as the parser goes."""
     deep = b'{"choices":[{"message":{"content":' + b"[" * 1000 + b'"x"' + b"]" * 1000 + b"}}]}"
-    assert read_answer(PROVIDER, deep).output_bytes in (0, 1)
+    assert Served(output=read_answer(PROVIDER, deep).output).measured() in ((0, 0), (1, 1))
 
 
 @pytest.mark.parametrize("form", [CHAT, EMBEDDINGS, MESSAGES, RESPONSES])

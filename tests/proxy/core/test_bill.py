@@ -88,6 +88,18 @@ def test_what_was_delivered_is_estimated() -> None:
     assert (silent.tokens, silent.charge.cost) == (Counted(100, 0), Decimal("0.1"))
 
 
+def test_a_whole_answer_is_estimated_from_its_text() -> None:
+    """One that says nothing of what it used, or nonsense, is charged its text; a failed one without any, nothing."""
+    output = [{"role": "assistant", "content": "x" * 801}]
+    for usage in (None, Usage(100, -1)):
+        for has_failed in (False, True):
+            served = Served(usage, output=output)
+            made = bill(ENTRY, served, prompt_estimate=9, most_output=MUCH, has_failed=has_failed)
+            assert (made.tokens, made.charge.estimated) == (Counted(9, 201), True)
+        silent = Served(usage, output=[{"role": "assistant", "content": ""}])
+        assert bill(ENTRY, silent, prompt_estimate=9, most_output=MUCH, has_failed=True) is NOTHING
+
+
 def test_nothing_is_estimated_above_the_cap() -> None:
     """What has arrived of a cut answer may be more than text: no more is charged than what could be asked for."""
     made = bill(

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from plugins.contract import Framing, Json, Usage
 from proxy.core.answer import NO_CHOICES, NOT_JSON
 from proxy.core.answer_stream import MALFORMED, OVERSIZED, TRUNCATED
+from proxy.core.bill import Served
 from proxy.core.chat import CHAT
 from proxy.core.translation import TranslatedStream
 from tests.proxy.core.streams import DONE, FakeProvider, Outcome, chunk, cut, cuts, play, read, text_of
@@ -177,7 +178,8 @@ def test_a_whole_answer(body: bytes) -> None:
     """A whole answer is what the plugin makes of it, or none."""
     answer = CHAT.read_answer(FakeProvider(), body, Sayings(Framing.LINES))
     if body.startswith(b'{"say":"Hello"'):
-        assert (answer.failure, answer.usage, answer.output_bytes) == (None, Usage(7, 3), 5)
+        assert (answer.failure, answer.usage) == (None, Usage(7, 3))
+        assert Served(output=answer.output).measured() == (1, 5)
         assert orjson.loads(answer.body)["choices"][0]["message"]["content"] == "Hello"
     else:
         assert answer.failure is not None
