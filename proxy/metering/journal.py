@@ -31,7 +31,9 @@ from typing import BinaryIO, NamedTuple, Self
 import msgspec
 import structlog
 
-from proxy.metering.records import Ended, Noted, Opened, Record
+from plugins.values import Value
+from proxy.metering.contract import Settlement
+from proxy.metering.records import Noted, Opened, Record
 
 SEGMENT_BYTES = 8 * 2**20
 CLOSE_BYTES = 4096
@@ -46,6 +48,13 @@ _ANY_MAGIC = b"AIP"
 _encoder = msgspec.msgpack.Encoder()  # three to six times as fast as BSON
 _decoder = msgspec.msgpack.Decoder(Record)
 log = structlog.get_logger(__name__)
+
+
+class _Ending(Value, frozen=True, array_like=True, tag="end"):
+    """An `Ended` as it is written: its beginning is in bytes already, and is not put into them a second time."""
+
+    opened: msgspec.Raw
+    settlement: Settlement | None
 
 
 class JournalError(Exception):
@@ -68,7 +77,7 @@ class Journal:
         self.name = secrets.token_hex(8)
         self.path = folder / self.name
         self._segment_bytes = segment_bytes
-        self._open: set[str] = set()
+        self._open: dict[str, msgspec.Raw] = {}
         self._first_segment = 0
         self._segment = -1
         self._segment_start, self._segment_end = -segment_bytes, 0
@@ -103,30 +112,32 @@ class Journal:
 
     def open(self, record: Opened) -> int:
         """Append the beginning of a request, if there is room for its end too; raise `JournalError` if not."""
-        offset = self._append(_encode(record), len(self._open) + 1)
-        self._open.add(record.id)
+        body = _encoder.encode(record)
+        offset = self._append(_framed(body), len(self._open) + 1)
+        self._open[record.id] = msgspec.Raw(body)
         return offset
 
     def note(self, record: Noted) -> None:
         """Append a remark on an open request; without room it is left out, which costs precision and no truth."""
         try:
-            self._append(_encode(record), len(self._open))
+            self._append(_framed(_encoder.encode(record)), len(self._open))
         except JournalError as exc:
             log.warning("a note was left out of the journal", request=record.id, cause=str(exc))
 
-    def close(self, record: Ended) -> int:
-        """Append the end of a request, into the room that was kept for it.
+    def close(self, request_id: str, settlement: Settlement | None) -> int:
+        """Append the end of an open request, and with it its beginning again, into the room that was kept for it.
 
         Raises `JournalError` when it is larger than that and there is no other, or when the disk fails: then the
         request stays open here.
         """
-        offset = self._append(_encode(record), len(self._open) - 1)
-        self._open.discard(record.id)
+        body = _encoder.encode(_Ending(self._open[request_id], settlement))
+        offset = self._append(_framed(body), len(self._open) - 1)
+        del self._open[request_id]
         return offset
 
     def close_unwritten(self, request_id: str) -> int:
         """End a request whose end cannot be written; return an offset that is its own all the same."""
-        self._open.discard(request_id)
+        del self._open[request_id]
         self.end += 1
         return self.end
 
@@ -325,8 +336,7 @@ def _segment_path(path: Path, number: int) -> Path:
     return path / f"{number:08d}.seg"
 
 
-def _encode(record: Record) -> bytes:
-    body = _encoder.encode(record)
+def _framed(body: bytes) -> bytes:
     return _HEADER.pack(_MAGIC, zlib.crc32(body), len(body)) + body
 
 

@@ -29,7 +29,7 @@ from proxy.metering.group_commit import GroupCommit
 from proxy.metering.heartbeat import Heartbeat
 from proxy.metering.journal import Journal, JournalError
 from proxy.metering.memory import remember
-from proxy.metering.records import Ended, Noted, Opened
+from proxy.metering.records import Noted, Opened
 from proxy.metering.slices import Closed, Hold, Slice, Waiter
 
 PATIENCE_SECONDS = 1.0
@@ -51,11 +51,10 @@ log = structlog.get_logger(__name__)
 
 
 class _Open(Value, frozen=True):
-    """A request under way: what the journal says of it from `start` on, and the share that pays for it."""
+    """A request under way: where the journal begins to tell of it, and the share that pays for it."""
 
     start: int
     share: Slice
-    record: Opened
 
 
 class Worker:
@@ -153,7 +152,7 @@ class Worker:
         if request is None:
             return None
         used, start = uses_of(reservation, settlement), self.journal.end
-        offset = self._close(Ended(request.record, settlement))
+        offset = self._close(request_id, settlement)
         # Not before: what cannot be written down is open, and found by whoever comes next.
         del self._open[request_id]
         closed = Closed(start, offset, used, reservation, settlement)
@@ -165,7 +164,7 @@ class Worker:
         """Give a request's amounts back: it never reached a provider."""
         request = self._open.pop(reservation.want.request_id, None)
         if request is not None:
-            self._close(Ended(request.record, None))
+            self._close(reservation.want.request_id, None)
             self._group.ended(request.share, reservation.held, None)
             self._lease(request.share)
 
@@ -212,30 +211,30 @@ class Worker:
     ) -> Reservation:
         if not self._heartbeat.may_admit:
             raise _given_up()
-        record, start = Opened(want.request_id, remember(want), hold.amounts), self.journal.end
+        start = self.journal.end
         try:
-            self.journal.open(record)
+            self.journal.open(Opened(want.request_id, remember(want), hold.amounts))
         except JournalError as exc:
             log.error("no request is served: the journal is in trouble", cause=str(exc))  # noqa: TRY400
             raise Unavailable(WITHOUT_BOOKS, retry_after=5) from exc
         slice_.hold(hold.amounts, self._loop.time())
-        self._open[want.request_id] = _Open(start, slice_, record)
+        self._open[want.request_id] = _Open(start, slice_)
         return Reservation(want, rules, hold.amounts, output // want.choices, hold.left)
 
-    def _close(self, record: Ended) -> int:
+    def _close(self, request_id: str, settlement: Settlement | None) -> int:
         """Write the end of a request; should the disk refuse even that, the database is told all the same."""
         try:
-            return self.journal.close(record)
+            return self.journal.close(request_id, settlement)
         except JournalError as exc:
             cause = str(exc)
-        if record.settlement is not None and record.settlement.attempts:
+        if settlement is not None and settlement.attempts:
             # The part that grows without bound: whoever has to finish this journal can do without.
             try:
-                return self.journal.close(Ended(record.opened, replace(record.settlement, attempts=())))
+                return self.journal.close(request_id, replace(settlement, attempts=()))
             except JournalError as exc:
                 cause = str(exc)
-        log.error("the end of a request is not in the journal", request=record.id, cause=cause)
-        return self.journal.close_unwritten(record.id)
+        log.error("the end of a request is not in the journal", request=request_id, cause=cause)
+        return self.journal.close_unwritten(request_id)
 
     def _abandon(self, waiter: Waiter) -> None:
         """Give back what was admitted for a request just when it stopped waiting."""

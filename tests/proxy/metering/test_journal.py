@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from proxy.metering.contract import Progress
-from proxy.metering.journal import CLOSE_BYTES, FoundJournal, Journal, JournalError, _encode, names
+from proxy.metering.journal import CLOSE_BYTES, FoundJournal, Journal, JournalError, names
 from proxy.metering.memory import remember
 from proxy.metering.records import Ended, Noted, Opened, Record
 from tests.proxy.metering.meters import settlement, want
@@ -28,18 +28,13 @@ def opened(request_id: str, *, text: str = "") -> Opened:
     return Opened(request_id, remember(want(at=NOW, requested_model=text)), {"Rd_20261123": 1})
 
 
-def ended(request_id: str, *, text: str = "") -> Ended:
-    """End it likewise."""
-    return Ended(opened(request_id), settlement(served_model=text))
-
-
 def written(folder: Path, requests: int = 5) -> Path:
     """Write a journal of some requests, as a process that dies leaves it; return its only segment."""
     journal = Journal(folder, segment_bytes=SEGMENT)
     for number in range(requests):
         journal.open(opened(f"req_{number}"))
         journal.note(Noted(f"req_{number}", Progress("openrouter", "some/model", deltas=number)))
-        journal.close(ended(f"req_{number}"))
+        journal.close(f"req_{number}", settlement())
     journal.end_here(delete=False)
     return next(journal.path.glob("*.seg"))
 
@@ -59,7 +54,7 @@ def come_and_go(journal: Journal) -> None:
     """Open and close request after request, for ever."""
     for number in itertools.count():
         journal.open(opened(f"guest_{number}"))
-        journal.close(Ended(opened(f"guest_{number}"), None))
+        journal.close(f"guest_{number}", None)
 
 
 @contextmanager
@@ -79,7 +74,7 @@ def test_what_was_written_is_read_in_order(tmp_path: Path) -> None:
     offsets = []
     for number in range(400):
         offsets.append(journal.open(opened(f"req_{number}", text="x" * 300)))
-        offsets.append(journal.close(ended(f"req_{number}")))
+        offsets.append(journal.close(f"req_{number}", settlement()))
     assert len(list(journal.path.glob("*.seg"))) > 2
     journal.end_here(delete=False)
     entries = read(tmp_path)
@@ -92,7 +87,7 @@ def test_what_nobody_needs_is_deleted(tmp_path: Path) -> None:
     journal = Journal(tmp_path, segment_bytes=SEGMENT)
     for number in range(400):
         journal.open(opened(f"req_{number}", text="x" * 300))
-        journal.close(ended(f"req_{number}"))
+        journal.close(f"req_{number}", settlement())
     journal.release(journal.end)
     assert len(list(journal.path.glob("*.seg"))) == 1
     journal.end_here(delete=False)
@@ -151,6 +146,8 @@ def test_a_living_journal_is_nobody_elses(tmp_path: Path) -> None:
 def test_on_a_full_disk_what_is_open_can_be_closed(tmp_path: Path) -> None:
     """Without room for another segment nothing more is opened, but every open request finds room for its end."""
     journal = Journal(tmp_path, segment_bytes=SEGMENT)
+    start = journal.open(opened("req_x"))
+    size = journal.close("req_x", settlement(served_model="")) - start
     requests = [f"req_{number}" for number in range(5)]
     for request_id in requests:
         journal.open(opened(request_id))
@@ -158,9 +155,9 @@ def test_on_a_full_disk_what_is_open_can_be_closed(tmp_path: Path) -> None:
         with pytest.raises(JournalError, match="cannot grow"):
             come_and_go(journal)
         journal.note(Noted(requests[0], Progress("openrouter", "x" * SEGMENT)))  # left out, and no error
-        longest = CLOSE_BYTES - len(_encode(ended(requests[0])))
+        longest = CLOSE_BYTES - size
         for request_id in requests:
-            journal.close(ended(request_id, text="x" * (longest - 2)))
+            journal.close(request_id, settlement(served_model="x" * (longest - 2)))
     journal.open(opened("req_later"))
     journal.end_here(delete=False)
     records = [record for _, record in read(tmp_path)]
@@ -201,7 +198,7 @@ async def test_syncing_goes_on_while_segments_change(tmp_path: Path) -> None:
     journal = Journal(tmp_path, segment_bytes=SEGMENT)
     for number in range(100):
         journal.open(opened(f"req_{number}", text="x" * 2000))
-        journal.close(ended(f"req_{number}"))
+        journal.close(f"req_{number}", settlement())
         if number % 7 == 0:
             await journal.sync()
     await journal.sync()

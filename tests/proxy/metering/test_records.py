@@ -62,7 +62,7 @@ def kept(ended: Ended) -> Ended:
     with tempfile.TemporaryDirectory() as folder:
         journal = Journal(Path(folder), segment_bytes=2**14)
         journal.open(ended.opened)
-        journal.close(ended)
+        journal.close(ended.id, ended.settlement)
         journal.end_here(delete=False)
         found = FoundJournal.take(journal.path)
         assert found is not None
