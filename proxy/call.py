@@ -19,7 +19,6 @@ from proxy.metering.contract import Meter, Settlement, Want
 from proxy.metrics import Metrics
 from proxy.reconcile import Reconciler
 from proxy.relay import Relay
-from proxy.request_log import RequestLog
 
 
 class ClientGone(Exception):
@@ -83,7 +82,6 @@ class Services:
     meter: Meter
     reconciler: Reconciler
     metrics: Metrics
-    request_log: RequestLog
     deadlines: Deadlines
     usd_inr_rate: Decimal
     clock: Callable[[], datetime]

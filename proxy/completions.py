@@ -27,6 +27,7 @@ from proxy.errors import Unavailable
 from proxy.exchange import Exchange
 from proxy.limits import Limits
 from proxy.metering.contract import Want
+from proxy.request_log import RequestLine
 
 _ABORT_SECONDS = 5.0
 _RECORD_SECONDS = 2.0
@@ -42,6 +43,8 @@ class Call(Value, frozen=True):
     asked: ApiRequest
     at: datetime
     session_id: str | None = None
+    line: RequestLine | None = None
+    """Its line in the log of requests, if there is one."""
 
 
 class Completions:
@@ -94,7 +97,8 @@ class Completions:
         task = exchange.start()
         self._running[task] = exchange
         self._services.metrics.running.amount += 1
-        self._services.request_log.call_begun(call.request_id)
+        if call.line is not None:
+            call.line.call_begun()
         # Waiting for the task itself would cancel it with us, and `asyncio.shield` takes three times the calls.
         has_ended: asyncio.Future[None] = self._services.loop.create_future()
         task.add_done_callback(partial(self._forget, call, has_ended))
@@ -141,7 +145,8 @@ class Completions:
             has_ended.set_result(None)
         exchange = self._running.pop(task)
         self._services.metrics.running.amount -= 1
-        self._services.request_log.call_ended(call.request_id, call.caller.user_id, exchange.settlement)
+        if call.line is not None:
+            call.line.call_ended(call.caller.user_id, exchange.settlement)
         if not task.cancelled():
             task.exception()  # whoever still waits has it; a client that left must not leave a warning behind
 

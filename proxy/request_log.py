@@ -32,7 +32,7 @@ def new_request_id() -> str:
 class RequestLine(msgspec.Struct):
     """What is known so far about a request: the `fields` of its line, which is written after the last of its ends."""
 
-    log: RequestLog
+    logger: RequestLogger
     fields: dict[str, Any]
     connection: asyncio.Task[Any] | None
     began: float = msgspec.field(default_factory=time.perf_counter)
@@ -50,17 +50,32 @@ class RequestLine(msgspec.Struct):
             fields["user"] = user
         if self.connection is not None:
             self.connection.remove_done_callback(self.connection_ended)
-        self.end()
+        self._end()
 
     def connection_ended(self, _task: asyncio.Task[Any]) -> None:
         """Note that there is nobody left to answer."""
         self.answered(CLIENT_LEFT)
 
-    def end(self) -> None:
+    def call_begun(self) -> None:
+        """Take note that the request has become a call to a provider, unless the line was written before."""
+        if self.open_ends:
+            self.open_ends += 1
+
+    def call_ended(self, user: str, settlement: Settlement | None) -> None:
+        """Note what became of the call; `None` when no provider was asked."""
+        if not self.open_ends:
+            return
+        self.fields["user"] = user
+        if settlement is not None:
+            _add_outcome(self.fields, settlement)
+        self._end()
+
+    def _end(self) -> None:
         """Take note that one end of the request is over; write the line after the last."""
         self.open_ends -= 1
         if self.open_ends == 0:
-            self.log.write(self.fields)
+            is_quiet = self.fields["route"] in QUIET and self.fields["status"] in (200, None)
+            self.logger.write(self.fields, is_quiet=is_quiet)
 
 
 class RequestLog:
@@ -69,7 +84,6 @@ class RequestLog:
     def __init__(self, logger: RequestLogger | None) -> None:
         """Write to this logger; without one, nothing is written."""
         self._logger = logger
-        self._open: dict[str, RequestLine] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def begin(self, request: str, method: str, route: str, address: str) -> RequestLine | None:
@@ -80,33 +94,10 @@ class RequestLog:
             self._loop = asyncio.get_running_loop()
         connection = asyncio.current_task(self._loop)
         fields = {"request": request, "method": method, "route": route, "status": None, "address": address}
-        line = self._open[request] = RequestLine(self, fields, connection)
+        line = RequestLine(self._logger, fields, connection)
         if connection is not None:
             connection.add_done_callback(line.connection_ended)
         return line
-
-    def call_begun(self, request: str) -> None:
-        """Take note that a request has become a call to a provider."""
-        line = self._open.get(request)
-        if line is not None:
-            line.open_ends += 1
-
-    def call_ended(self, request: str, user: str, settlement: Settlement | None) -> None:
-        """Note what became of a call; `None` when no provider was asked."""
-        line = self._open.get(request)
-        if line is None:
-            return
-        line.fields["user"] = user
-        if settlement is not None:
-            _add_outcome(line.fields, settlement)
-        line.end()
-
-    def write(self, fields: dict[str, Any]) -> None:
-        """Write a line, which is complete."""
-        del self._open[fields["request"]]
-        if self._logger is not None:
-            is_quiet = fields["route"] in QUIET and fields["status"] in (200, None)
-            self._logger.write(fields, is_quiet=is_quiet)
 
 
 def _add_outcome(fields: dict[str, Any], settlement: Settlement) -> None:

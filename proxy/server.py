@@ -93,9 +93,7 @@ def create_app(
 
     @app.before_server_start
     async def open_gateway(app: App) -> None:
-        gateway = app.ctx.gateway = await start_gateway(
-            settings, mongodb_uri, metrics or Metrics(), app.ctx.request_log, clock
-        )
+        gateway = app.ctx.gateway = await start_gateway(settings, mongodb_uri, metrics or Metrics(), clock)
         app.ctx.door.guard(_paths_of_calls(app), gateway.completions)
         try:
             await _begin(gateway)
@@ -128,13 +126,11 @@ def create_app(
     return app
 
 
-async def start_gateway(
-    settings: Settings, mongodb_uri: str, metrics: Metrics, request_log: RequestLog, clock: Clock
-) -> Gateway:
+async def start_gateway(settings: Settings, mongodb_uri: str, metrics: Metrics, clock: Clock) -> Gateway:
     """Connect and start every part; what cannot be started leaves no connection behind."""
     clients = (database.connect(mongodb_uri), database.connect(mongodb_uri, pool_size=1))
     try:
-        return await _start_parts(settings, clients, metrics, request_log, clock)
+        return await _start_parts(settings, clients, metrics, clock)
     except BaseException:
         for client in clients:
             await client.close()
@@ -145,7 +141,6 @@ async def _start_parts(
     settings: Settings,
     clients: tuple[Client, Client],
     metrics: Metrics,
-    request_log: RequestLog,
     clock: Clock,
 ) -> Gateway:
     """Start every part, in the order in which they need each other."""
@@ -165,7 +160,7 @@ async def _start_parts(
     reconciler = Reconciler(relay, patience=settings.reconcile_seconds)
     meter = await _meter(settings, store, beats, reconciler, metrics)
     deadlines, rate = Deadlines(), settings.usd_inr_rate
-    services = Services(relay, health, meter, reconciler, metrics, request_log, deadlines, rate, clock)
+    services = Services(relay, health, meter, reconciler, metrics, deadlines, rate, clock)
     completions = Completions(
         services, catalog, settings.limits, keep_alive_seconds=settings.keep_alive_seconds
     )

@@ -40,6 +40,7 @@ DATA_PLANE = {
     "proxy.indexes",
     "proxy.metering",
     "proxy.metrics",
+    "proxy.request_log",
     "proxy.security",
     "proxy.settings",
     "proxy.tokens",

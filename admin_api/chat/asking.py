@@ -20,11 +20,14 @@ from proxy.core.chat import CHAT
 from proxy.core.routing import Target
 from proxy.errors import InvalidRequest, NotFound
 from proxy.gateway import Gateway
+from proxy.request_log import RequestLine
 
 _STORED_ID_LENGTH = 24
 
 
-async def prepare(wish: ChatWish, caller: SignedIn, gateway: Gateway, *, request_id: str) -> Turn:
+async def prepare(
+    wish: ChatWish, caller: SignedIn, gateway: Gateway, *, request_id: str, line: RequestLine | None
+) -> Turn:
     """Make the turn; raise `NotFound` for another's session, `InvalidRequest` for what cannot be sent."""
     service.check_tokens(
         wish.options.max_tokens if wish.options else None, "options.max_tokens", gateway.settings.chat
@@ -40,7 +43,7 @@ async def prepare(wish: ChatWish, caller: SignedIn, gateway: Gateway, *, request
         limits=gateway.authenticator.limits_of(caller.user),
     )
     at = _milliseconds(gateway.clock())
-    call = Call(request_id, asking, CHAT.read(body), at, str(session_id))
+    call = Call(request_id, asking, CHAT.read(body), at, str(session_id), line)
     return Turn(call, caller.user, wish, session_id, session)
 
 

@@ -48,7 +48,8 @@ async def send_message(request: Request, caller: SignedIn) -> HTTPResponse | Non
     wish = read_body(request, ChatWish, limit=gateway.settings.limits.chat_body_bytes)
     browser, running = Browser(), _turns(request)
     try:
-        turn = await asking.prepare(wish, caller, gateway, request_id=request.ctx.id)
+        context = request.ctx
+        turn = await asking.prepare(wish, caller, gateway, request_id=context.id, line=context.line)
         task = running.begin(_answer(turn, gateway, running, browser))
         if wish.stream:
             await _stream(request, task, browser)

@@ -67,8 +67,8 @@ def create_message(request: Request) -> Answering:
 
 
 async def _answer(request: Request, form: Form, admit: Admit) -> HTTPResponse | None:
-    gateway, caller = gateway_of(request), await admit(request)
-    call = Call(request.ctx.id, caller, parse(form, request.body), gateway.clock())
+    gateway, caller, context = gateway_of(request), await admit(request), request.ctx
+    call = Call(context.id, caller, parse(form, request.body), gateway.clock(), line=context.line)
     client = StreamingClient(request)
     answer = await gateway.completions.create(call, client)
     if call.asked.stream:

@@ -24,7 +24,6 @@ from proxy.doctor import Doctor, Finding, Verdict, disk, skew
 from proxy.endpoints import endpoints
 from proxy.metrics import Metrics
 from proxy.relay import Relay
-from proxy.request_log import RequestLog
 from proxy.server import start_gateway, stop_gateway
 from proxy.settings import ProviderSettings, Settings
 from tests.gateway import JWT_SECRET, provider_settings
@@ -80,7 +79,7 @@ async def test_a_healthy_gateway(mongodb_uri: str, tmp_path: Path) -> None:
     """Database, indexes, clocks, both providers and their keys, and the disk are looked at, and all are well."""
     openrouter, huggingface, plain = OpenRouter(), HuggingFace(), OpenAICompatible()
     settings = Settings(jwt_secret=JWT_SECRET, providers=DEMO, data_dir=tmp_path)
-    await stop_gateway(await start_gateway(settings, mongodb_uri, Metrics(), RequestLog(None), utc_now))
+    await stop_gateway(await start_gateway(settings, mongodb_uri, Metrics(), utc_now))
     async with serving(openrouter, huggingface, plain):
         providers = {
             "openrouter": provider_settings("openrouter", openrouter.base_url),
