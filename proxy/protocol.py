@@ -287,6 +287,9 @@ class Protocol(Outgoing):
             # A small body is read without being looked at, and the connection kept; a large one is not waited for.
             http.body_limit = door.bounds.body_bytes
             return self._refuse(request, "at its limit of concurrent requests")
+        if self.transport is not None:
+            # Reading stops while a large body waits, and then nobody sees that the client has left.
+            self.transport.resume_reading()
         answered: Awaitable[None] = self.app.ctx.dispatch.answer(request, http)
         return answered
 

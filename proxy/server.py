@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from types import SimpleNamespace
-from typing import Any
 
 from sanic import HTTPResponse, Request, Sanic
 from sanic.config import Config
@@ -256,12 +255,7 @@ class _Ends:
 
     async def begin(self, request: Request) -> HTTPResponse | None:
         """Identify a request; answer it if it is a preflight, and raise what refuses it whatever it asks for."""
-        app = request.app
-        identity.begin(request, app.ctx.request_log, self._trusted)
-        # Sanic stops reading while a large body waits, and then never sees that the client has left.
-        if not app.asgi:
-            transport: Any = request.transport
-            transport.resume_reading()
+        identity.begin(request, request.app.ctx.request_log, self._trusted)
         if request.headers.get("content-encoding", "identity").lower() != "identity":
             raise UnsupportedMedia("Send the body without a content encoding.")
         preflight = cors.answer_preflight(request)
