@@ -38,15 +38,16 @@ ALONE = "chat, 1 connection"
 MANY_KEYS = "chat, 32 connections, 1,000 keys"
 SCENARIOS = (
     Scenario(ALONE, stream=False, connections=1),
-    Scenario("stream, 1 connection", stream=True, connections=1),
     Scenario(SHORT, stream=False, connections=32, times=3),
-    Scenario(STREAM, stream=True, connections=32, times=3),
     Scenario("chat, 256 connections", stream=False, connections=256),
-    Scenario("stream, 256 connections", stream=True, connections=256),
     Scenario(LONG, stream=False, connections=32, prompt_bytes=100_000),
+    Scenario("stream, 1 connection", stream=True, connections=1),
+    Scenario(STREAM, stream=True, connections=32, times=3),
+    Scenario("stream, 256 connections", stream=True, connections=256),
     Scenario(MANY_KEYS, stream=False, connections=32, all_keys=True),
 )
-"""In this order: who has served a thousand keys has a larger memory, and takes a twentieth more for everything after it."""
+"""In this order: a gateway that fails at streams has its chats measured before, and who has served a thousand keys has a
+larger memory, and takes a twentieth more for everything that comes after."""
 
 
 @dataclass(frozen=True, slots=True)
