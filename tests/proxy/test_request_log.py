@@ -12,9 +12,11 @@ import pytest
 
 from proxy.core.routing import Role
 from proxy.handlers.identity import NO_ROUTE
-from proxy.request_log import CLIENT_LEFT
+from proxy.logs import RequestLogger
+from proxy.request_log import CLIENT_LEFT, RequestLog
 from tests.admin_api.accounts import signed_in
 from tests.gateway import PASSWORD
+from tests.proxy.metering.meters import settlement
 from tests.proxy.stage import MINI, Stage, ask, staged
 from tests.upstreams import Behaviour
 
@@ -66,6 +68,36 @@ async def test_a_call_is_one_line(mongodb_uri: str, capsysbinary: Capture) -> No
             assert line["ms"] >= 0
             assert key not in str(line)
         assert found[1]["first_token_ms"] <= found[1]["total_ms"]
+
+
+async def test_a_question_of_the_playground_is_one_line(mongodb_uri: str, capsysbinary: Capture) -> None:
+    """Its line says what became of the call behind it, as that of any other does."""
+    async with staged(mongodb_uri) as stage:
+        account = await signed_in(stage.gateway, role=Role.PREMIUM)
+        capsysbinary.readouterr()
+        asked = await account.send("POST", "/api/chat/", {"message": "Hello", "modelId": MINI})
+        assert asked.status_code == 200
+        (line,), (event,) = await lines(capsysbinary, stage, 1), await stage.events(1)
+        assert (line["route"], line["status"], line["user"]) == ("/api/chat", 200, str(account.id))
+        assert (line["request"], line["model"], line["outcome"]) == (event["_id"], MINI, "completed")
+        assert line["cost_usd"] == f"{event['costUsd'].to_decimal():f}"
+
+
+async def test_a_line_is_written_once(capfdbinary: Capture) -> None:
+    """A call that begins when its client has left, and his line is written, does not write it again."""
+    log = RequestLog(RequestLogger(is_debugging=False))
+    for begins_late in (False, True):
+        line = log.begin("req_1", "POST", "/v1/chat/completions", "127.0.0.1")
+        assert line is not None
+        if not begins_late:
+            line.call_begun()
+        line.answered(CLIENT_LEFT)
+        if begins_late:
+            line.call_begun()
+        line.call_ended("somebody", settlement())
+        await asyncio.sleep(0)
+        (found,) = _read(capfdbinary.readouterr().err)
+        assert (found["status"], "outcome" in found) == (CLIENT_LEFT, not begins_late)
 
 
 async def test_a_client_that_leaves_is_in_the_log(mongodb_uri: str, capsysbinary: Capture) -> None:
