@@ -92,6 +92,19 @@ async def test_a_stream_without_usage_is_estimated(mongodb_uri: str) -> None:
         assert event["tokens"]["prompt"] == pytest.approx(entry.prompt_tokens, rel=0.1)
 
 
+async def test_a_whole_answer_without_usage_is_estimated(mongodb_uri: str) -> None:
+    """Of a whole answer its text is measured, at four bytes a token."""
+    async with staged(mongodb_uri) as stage:
+        stage.openrouter.script.enqueue(Behaviour(usage="missing"))
+        key = await stage.gateway.key(role=Role.PREMIUM)
+        response = await stage.gateway.chat(key, ask(MINI, "word " * 200))
+        said = response.json()["choices"][0]["message"]["content"]
+        assert "usage" not in response.json()
+        event = await stage.event()
+        assert (event["outcome"], event["estimated"]) == ("completed", True)
+        assert event["tokens"]["completion"] == -(-len(said) // 4) > 100
+
+
 async def test_an_error_before_the_answer_has_its_own_status(mongodb_uri: str) -> None:
     """An error that comes first, be it after comments or inside a 200, is an HTTP error and costs nothing."""
     cases = [
