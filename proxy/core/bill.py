@@ -43,7 +43,7 @@ class Counted(Value, frozen=True, array_like=True):
 class Served(Value, frozen=True):
     """What came back from a provider: its usage record, or what we saw go by.
 
-    Of a whole answer that is its `output`, which is measured only where there is no record: that took 1.5 % of a chat.
+    Of a whole answer that is its `output`, measured only where there is no record: it takes 1 % of a chat's bytecodes.
     """
 
     usage: Usage | None = None
