@@ -137,7 +137,11 @@ def _by_table(price: Price, usage: Usage, *, estimated: bool) -> Charge:
 
 
 def dearest(prices: Iterable[Price | None]) -> Price | None:
-    """Return the price that is, field by field, the highest that can apply, or `None` if one is unknown."""
+    """Return the price that is, field by field, the highest that can apply, or `None` if one is unknown.
+
+    A token of sound may be written into a cache as well: its price is the dearest prompt's and, on top, the most that
+    sound comes to beside text.
+    """
     known: list[Price] = []
     for price in prices:
         if price is None:
@@ -145,11 +149,12 @@ def dearest(prices: Iterable[Price | None]) -> Price | None:
         known.append(price)
     if not known:
         return None
+    prompt, sound = max(map(_dearest_prompt, known)), max(map(_dearest_sound, known))
     return Price(
-        prompt=max(_dearest_prompt(price) for price in known),
-        completion=max(_dearest_completion(price) for price in known),
+        prompt=prompt,
+        completion=max(map(_dearest_completion, known)),
         request=max(price.request for price in known),
-        audio=max((price.audio for price in known if price.audio is not None), default=None),
+        audio=prompt + sound if sound else None,
     )
 
 
@@ -176,6 +181,11 @@ def _dearest_prompt(price: Price) -> Decimal:
             override.cache_write_1h,
         ]
     return max(candidate for candidate in candidates if candidate is not None)
+
+
+def _dearest_sound(price: Price) -> Decimal:
+    texts = [price.prompt, *(each.prompt for each in price.overrides if each.prompt is not None)]
+    return surcharge(min(texts), price.audio)
 
 
 def _dearest_completion(price: Price) -> Decimal:

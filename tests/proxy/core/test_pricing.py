@@ -206,6 +206,19 @@ def test_a_hold_covers_every_bill(price: Price, usage: Usage, others: list[Price
     assert hold.completion >= media
 
 
+def test_sound_that_is_written_into_a_cache_is_held_for_both() -> None:
+    """Such a token costs what writing costs and what sound costs beside text, which may be cheapest in a long prompt."""
+    price = replace(SIMPLE, prompt=Decimal(2), cache_write=Decimal(5), audio=Decimal(7))
+    hold = dearest([price, SIMPLE])
+    assert hold is not None
+    usage = Usage(1, 0, cache_write_tokens=1, audio_tokens=1)
+    assert cost_of(price, usage) == hold.prompt + surcharge(hold.prompt, hold.audio) == 10
+    cheaper = replace(price, overrides=(PriceOverride(min_prompt_tokens=0, prompt=Decimal(1)),))
+    hold = dearest([cheaper])
+    assert hold is not None
+    assert cost_of(cheaper, usage) == hold.prompt + surcharge(hold.prompt, hold.audio) == 11
+
+
 @given(price=prices, small=usages(), more=st.integers(0, 1000))
 def test_a_hold_grows_with_its_bounds(price: Price, small: Usage, more: int) -> None:
     """A larger bound never makes a smaller hold."""
