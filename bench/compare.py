@@ -86,7 +86,8 @@ async def _measure(
     running = {
         name: Measurement(gateway, scenario)
         for name, gateway in gateways.items()
-        if _is_asked(name, gateway, scenario)
+        if (scenario.times > 1 or not gateway.is_variant)
+        and (gateway.all_keys is not None or not scenario.all_keys)
     }
     for number in range(rounds * scenario.times + 1):
         for name, measurement in tuple(running.items()):
@@ -103,13 +104,6 @@ async def _measure(
     for name, measurement in running.items():
         print(_line(name, measurement.row), flush=True)
         found[name]["rows"].append(asdict(measurement.row))
-
-
-def _is_asked(name: str, gateway: Running, scenario: Scenario) -> bool:
-    """Say whether a gateway has a scenario; ours without its log is there for what gateways are compared by."""
-    if scenario.all_keys and gateway.all_keys is None:
-        return False
-    return name != "unlogged" or scenario.times > 1
 
 
 def _line(name: str, row: Row) -> str:

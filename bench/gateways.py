@@ -44,6 +44,8 @@ class Running:
     version: str = ""
     all_keys: Target | None = None
     mongod: int | None = None
+    is_variant: bool = False
+    """Whether it is there only for what gateways are compared by."""
 
 
 Start = Callable[[int, Path], AbstractAsyncContextManager[Running]]
@@ -67,9 +69,11 @@ async def ours(
             yield replace(found, mongod=int(lock.read_text(encoding="ascii")))
 
 
-def unlogged(upstream: int, folder: Path) -> AbstractAsyncContextManager[Running]:
+@asynccontextmanager
+async def unlogged(upstream: int, folder: Path) -> AsyncIterator[Running]:
     """Start the same without its line for each request: as they are started here, no peer writes one."""
-    return ours(upstream, folder, variables={"ACCESS_LOG": "false"})
+    async with ours(upstream, folder, variables={"ACCESS_LOG": "false"}) as found:
+        yield replace(found, is_variant=True)
 
 
 @asynccontextmanager
