@@ -144,8 +144,8 @@ def _count_twice(ledger: Ledger) -> None:
 
 
 def _near(entry: Entry, events: Sequence[Document]) -> str:
-    times = sorted(event["at"].timestamp() - entry.opened for event in events)
-    return ", ".join(f"{time:+.2f} s" for time in times)
+    seen = sorted((event["at"].timestamp() - entry.opened, event["outcome"]) for event in events)
+    return ", ".join(f"{time:+.2f} s {outcome}" for time, outcome in seen)
 
 
 def _may_be(event: Document, entry: Entry, shot: Shot) -> bool:
