@@ -88,30 +88,50 @@ def match(world: World, ledger: Ledger) -> Matches:
             by_generation[event["generationId"]].append(event)
         else:
             others[event["keyId"]].append(event)
-    pairs, unmatched = [], []
+    pairs, unmatched, doubled, placed = [], [], [], set()
     for shot in world.shots:
         entry = world.entry_of(shot)
         if entry is None:
             continue
         found = by_generation.pop(entry.generation_id, [])
         pairs += [(entry, shot, known) for known in found[:1]]
+        doubled += [entry.generation_id for _ in found[1:]]
         if not found:
             unmatched.append((entry, shot))
-    doubled = [generation for generation, events in by_generation.items() if len(events) > 1]
     for key, events in others.items():
         waiting = [pair for pair in unmatched if world.keys[pair[1].key].id == key]
-        for known in sorted(events, key=lambda each: each["at"]):
-            # Of those that it may belong to, the one that opened first: any other choice may leave one without.
-            fitting = [pair for pair in waiting if _may_be(known, *pair)]
-            if fitting:
-                entry, shot = chosen = min(fitting, key=lambda pair: pair[0].opened)
-                waiting.remove(chosen)
-                unmatched.remove(chosen)
-                events.remove(known)
-                pairs.append((entry, shot, known))
+        fitting = [[at for at, pair in enumerate(waiting) if _may_be(known, *pair)] for known in events]
+        for at, number in assigned(fitting).items():
+            unmatched.remove(waiting[at])
+            pairs.append((*waiting[at], events[number]))
+            placed.add(events[number]["_id"])
     missing = [entry for entry, _ in unmatched]
     strangers = [event for events in by_generation.values() for event in events]
-    return Matches(pairs, missing, doubled, [*strangers, *(e for rest in others.values() for e in rest)])
+    strangers += [event for events in others.values() for event in events if event["_id"] not in placed]
+    return Matches(pairs, missing, doubled, strangers)
+
+
+def assigned(fitting: Sequence[Sequence[int]]) -> dict[int, int]:
+    """Give each seeker one of the places that fit him, and as many seekers a place as is possible.
+
+    Returns which seeker has which place. Whoever finds his places taken asks those who have them to move on, in turn
+    (an augmenting path): giving each the best place that is left would let an event that fits two entries take the only
+    one that fits another.
+    """
+    holders: dict[int, int] = {}
+
+    def find(seeker: int, asked: set[int]) -> bool:
+        for place in fitting[seeker]:
+            if place not in asked:
+                asked.add(place)
+                if place not in holders or find(holders[place], asked):
+                    holders[place] = seeker
+                    return True
+        return False
+
+    for seeker in range(len(fitting)):
+        find(seeker, set())
+    return holders
 
 
 def planted(world: World, ledger: Ledger, judgement: Callable[[World, Ledger], list[Claim]]) -> Claim:
