@@ -16,7 +16,7 @@ import orjson
 from msgspec.structs import replace
 
 from plugins import lenient
-from plugins.bodies import CAP_FIELDS, HEADERS, PATHS, chat_body, plain_body
+from plugins.bodies import CAP_FIELDS, HEADERS, PATHS, chat_body, plain_body, written
 from plugins.contract import (
     Api,
     ApiCall,
@@ -111,7 +111,7 @@ class OpenAICompatible:
     def api_request(self, call: ApiCall, api_key: str | None) -> UpstreamRequest:
         """Describe the POST of a request."""
         headers = self.headers(api_key) | HEADERS[call.api]
-        return UpstreamRequest("POST", PATHS[call.api], headers, orjson.dumps(self.body(call)))
+        return UpstreamRequest("POST", PATHS[call.api], headers, written(self.body(call)))
 
     def translator(self, call: ApiCall) -> Translator | None:  # noqa: ARG002 - the contract's signature
         """Translate nothing: this is OpenAI's form."""

@@ -197,16 +197,18 @@ class Attempt:
         return STALLED
 
     async def _exchange(self) -> Failure | None:
-        name, timeouts = self.target.entry.provider, self._timeouts
-        request = self._request()
-        self.was_reached = True
-        response = await self._services.relay.send(name, request, timeouts=timeouts)
+        response = await self._send(self._request())
         try:
             self._read_head(response)
             return await self._read(response)
         finally:
             if not response.has_arrived:  # then there is nothing to close
                 await response.aclose()
+
+    def _send(self, request: UpstreamRequest) -> Awaitable[UpstreamResponse]:
+        """Begin to send a request, of which nothing is kept: a long prompt is not needed until a stream's end."""
+        self.was_reached = True
+        return self._services.relay.send(self.target.entry.provider, request, timeouts=self._timeouts)
 
     def _read_head(self, response: UpstreamResponse) -> None:
         self._status = response.status

@@ -69,6 +69,7 @@ def create_message(request: Request) -> Answering:
 async def _answer(request: Request, form: Form, admit: Admit) -> HTTPResponse | None:
     gateway, caller, context = gateway_of(request), await admit(request), request.ctx
     call = Call(context.id, caller, parse(form, request.body), gateway.clock(), line=context.line)
+    request.body = b""  # it was read, and what a long prompt takes is not needed twice until a stream's end
     client = StreamingClient(request)
     answer = await gateway.completions.create(call, client)
     if call.asked.stream:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from decimal import Decimal
 from typing import Any
 
 import orjson
 import pytest
 
+from plugins.bodies import written
 from plugins.contract import Api, ApiCall, Price, Provider, ProviderOptions
 from plugins.demo import Demo
 from plugins.huggingface import HuggingFace
@@ -88,3 +90,17 @@ def test_routers_say_in_every_api_what_they_say_in_chat() -> None:
 def test_embedding_models_are_listed_too() -> None:
     """OpenRouter's list is asked for models of text and of embeddings."""
     assert ROUTER.models_request(None).path == "/models?output_modalities=text,embeddings"
+
+
+def test_a_body_takes_no_more_memory_than_it_has_bytes() -> None:
+    """A request may wait for minutes, and orjson begins with many times what it needs."""
+    body = {"model": "m", "messages": [{"role": "user", "content": "x" * 100_000}]}
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        made = written(body)
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert orjson.loads(made) == body
+    assert after - before < len(made) + 1000

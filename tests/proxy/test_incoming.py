@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import random
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -16,7 +17,10 @@ from proxy.door import Door
 from proxy.incoming import CHUNKS_IN_A_TURN
 from tests.gateway import RunningGateway, running_gateway
 from tests.proxy.bare_app import application, port_of
+from tests.proxy.stage import PLAIN, ask, staged
 from tests.raw import connected, exchange, statuses
+from tests.server_process import PROJECT
+from tests.upstreams import Behaviour
 
 LARGE = b"Content-Length: 20000000\r\n"
 CHUNKED = b"Transfer-Encoding: chunked\r\n"
@@ -108,12 +112,16 @@ async def test_a_body_is_the_same_in_however_many_pieces(length: int) -> None:
                     assert (await connection.answer()).endswith(fingerprinted)
 
 
-async def test_all_bodies_together_have_a_bound(mongodb_uri: str) -> None:
+@pytest.mark.parametrize("is_chunked", [False, True])
+async def test_all_bodies_together_have_a_bound(mongodb_uri: str, *, is_chunked: bool) -> None:
     """Past it the one that grows is 503, its connection ends, and there is room again for the others and the next."""
     bounds = Bounds(arriving_bytes=2_000_000)
     async with running_gateway(mongodb_uri, connections=bounds, limits=MODEST) as gateway:
-        head = head_of(PATHS[0], bearing(await gateway.key()), b"Content-Length: %d\r\n" % MOST)
+        line = CHUNKED if is_chunked else b"Content-Length: %d\r\n" % MOST
+        head = head_of(PATHS[0], bearing(await gateway.key()), line)
         body = QUESTION % (b"x" * (MOST - len(QUESTION) + 2))
+        if is_chunked:
+            head, body = head + b"%x\r\n" % MOST, body + b"\r\n0\r\n\r\n"
         async with connected(gateway.base_url) as first:
             await first.send(head + body[:1_200_000])
             await arrived(gateway, 1_200_000)
@@ -129,6 +137,27 @@ async def test_all_bodies_together_have_a_bound(mongodb_uri: str) -> None:
             await leaving.send(head + body[:1_000_000])
             await arrived(gateway, 1_000_000)
         await arrived(gateway, 0)
+
+
+async def test_a_long_prompt_is_kept_once(mongodb_uri: str) -> None:
+    """While its answer streams, the prompt is there as it was decoded: not as it came, nor as it was sent on."""
+    body = ask(PLAIN, "x" * 1_000_000, stream=True)
+    async with staged(mongodb_uri) as stage:
+        key = await stage.gateway.key(await stage.gateway.user(usageLimits={"monthlyTokens": 10**9}))
+        stage.plain.script.enqueue(Behaviour(pieces=400, delay_between=0.02))
+        headers = {"authorization": f"Bearer {key}"}
+        tracemalloc.start()
+        try:
+            async with stage.gateway.http.stream(
+                "POST", "/v1/chat/completions", json=body, headers=headers
+            ) as answer:
+                assert (await anext(answer.aiter_lines())).startswith("data: ")
+                snapshot = tracemalloc.take_snapshot()
+        finally:
+            tracemalloc.stop()
+    ours = [tracemalloc.Filter(inclusive=True, filename_pattern=f"{PROJECT}/{part}/*") for part in PARTS]
+    kept = snapshot.filter_traces(ours).statistics("filename")
+    assert 1_000_000 < sum(each.size for each in kept) < 1_500_000, kept
 
 
 async def test_small_chunks_leave_others_their_turn() -> None:
@@ -154,6 +183,7 @@ async def test_small_chunks_leave_others_their_turn() -> None:
     assert 0 < max(steps) <= CHUNKS_IN_A_TURN
 
 
+PARTS = ("proxy", "plugins")
 MOST = 1_500_000
 MODEST = {
     "chat_body_bytes": MOST,
