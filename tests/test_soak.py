@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import random
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from threading import Thread, get_native_id
 
 import pytest
 
 from tests.soak.__main__ import soak
-from tests.soak.samples import MEASURES, Sample, judge, slope
+from tests.soak.samples import MEASURES, Sample, children_of, judge, sample, slope
 from tests.soak.traffic import EXPECTED
 
 MEGABYTE = 2**20
@@ -54,6 +58,22 @@ def test_a_leak_is_found(bytes_a_request: int, is_flat: bool) -> None:  # noqa: 
     assert findings(samples)["rss"] is is_flat
     (rss, *_) = judge(samples)
     assert rss.per_request == pytest.approx(bytes_a_request, rel=0.2, abs=6)
+
+
+def test_a_thread_may_end_while_it_is_looked_at() -> None:
+    """A database's come and go with its connections; children are found by the threads that are left."""
+    ending = Thread(target=int)
+    ending.start()
+    ending.join()
+    assert children_of(Path(f"/proc/self/task/{ending.native_id}")) == []
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as child:
+        try:
+            assert child.pid in children_of(Path(f"/proc/self/task/{get_native_id()}"))
+            assert (
+                sample(os.getpid(), seconds=0, requests=0).rss > sample(child.pid, seconds=0, requests=0).rss
+            )
+        finally:
+            child.kill()
 
 
 def test_a_descriptor_lost_now_and_then_is_found() -> None:

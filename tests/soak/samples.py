@@ -78,6 +78,14 @@ def sample(pid: int, *, seconds: float, requests: int) -> Sample:
     )
 
 
+def children_of(thread: Path) -> list[int]:
+    """Return the processes that a thread has started, by its place in /proc; none if it has ended since that was found."""
+    try:
+        return [int(pid) for pid in (thread / "children").read_text().split()]
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+
+
 def judge(samples: Sequence[Sample]) -> list[Verdict]:
     """Judge the steady part of a run; raise `ValueError` when it is too short for that."""
     end = samples[-1].seconds if samples else 0.0
@@ -106,9 +114,9 @@ def _verdict(measure: str, steady: Sequence[Sample]) -> Verdict:
 
 def _family(pid: int) -> Iterator[int]:
     yield pid
-    for children in _PROC.glob(f"{pid}/task/*/children"):
-        for child in children.read_text().split():
-            yield from _family(int(child))
+    for thread in (_PROC / str(pid) / "task").iterdir():
+        for child in children_of(thread):
+            yield from _family(child)
 
 
 def _links(pid: int) -> Iterator[str]:
