@@ -93,9 +93,9 @@ def _spare_the_collector() -> None:
 def _give_memory_back() -> None:
     """Keep glibc's thresholds from growing with what is freed, so that it gives back what long prompts have taken.
 
-    They are above the twelve times the size of a text that orjson asks for, and gives back at once, and above what thirty
-    prompts of 100 KB take together: with lower ones each of them was two mappings and sixty page faults, a fifth of its
-    CPU. After 100,000 requests a worker holds some 114 MiB, and has never held more than 116 (measured).
+    A mapping is for what is larger than the twelve times the size of a text that orjson asks for, and gives back at once,
+    and what is kept is more than thirty prompts of 100 KB take together: with lower ones each of them was two mappings
+    and sixty page faults, a fifth of its CPU. After 100,000 requests a worker holds 111 to 114 MiB (measured).
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # other C libraries have none
     if mallopt is not None:

@@ -155,7 +155,7 @@ async def test_a_long_prompt_is_kept_once(mongodb_uri: str) -> None:
                 snapshot = tracemalloc.take_snapshot()
         finally:
             tracemalloc.stop()
-    ours = [tracemalloc.Filter(inclusive=True, filename_pattern=f"{PROJECT}/{part}/*") for part in PARTS]
+    ours = [tracemalloc.Filter(inclusive=True, filename_pattern=f"{PROJECT}/{part}/*") for part in PRODUCT]
     kept = snapshot.filter_traces(ours).statistics("filename")
     assert 1_000_000 < sum(each.size for each in kept) < 1_500_000, kept
 
@@ -183,7 +183,7 @@ async def test_small_chunks_leave_others_their_turn() -> None:
     assert 0 < max(steps) <= CHUNKS_IN_A_TURN
 
 
-PARTS = ("proxy", "plugins")
+PRODUCT = ("proxy", "plugins")
 MOST = 1_500_000
 MODEST = {
     "chat_body_bytes": MOST,

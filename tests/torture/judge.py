@@ -105,6 +105,7 @@ def match(world: World, ledger: Ledger) -> Matches:
             unmatched.remove(waiting[at])
             pairs.append((*waiting[at], events[number]))
             placed.add(events[number]["_id"])
+    doubled += [generation for generation, events in by_generation.items() if len(events) > 1]
     missing = [entry for entry, _ in unmatched]
     strangers = [event for events in by_generation.values() for event in events]
     strangers += [event for events in others.values() for event in events if event["_id"] not in placed]

@@ -82,3 +82,4 @@ def test_a_second_event_of_one_generation_is_seen() -> None:
     found = compared([entry("a", 0.95)], [shot(0, 0.73)], [once, twice])
     assert found.doubled == ["a"]
     assert [pair[2] for pair in found.pairs] == [once]
+    assert compared([entry("b", 0.95)], [shot(0, 0.73)], [once, twice]).doubled == ["a"]
