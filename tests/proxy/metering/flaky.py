@@ -42,6 +42,14 @@ class FlakyDatabase:
         made = cls(database)
         return cast("Database", made), made
 
+    async def command(self, command: dict[str, Any]) -> Any:
+        """Insert several documents."""
+        part = {**command, "documents": command["documents"][: len(command["documents"]) // 2]}
+        return await self.run(
+            lambda: self._database.command(command),
+            half=lambda: _none() if not part["documents"] else self._database.command(part),
+        )
+
     async def run(self, command: Command, half: Command | None = None) -> Any:
         """Do a command, or what its fault says; raise as the driver does when no answer comes."""
         fault = self.faults.pop(0) if self.faults else None
@@ -75,6 +83,9 @@ class FlakyCollection:
         """Write to this collection."""
         self._collection = collection
         self._run = database.run
+        self.name = collection.name
+        self.write_concern = collection.write_concern
+        self.database = database
         self.find = collection.find
         self.find_one = collection.find_one
         self.update_many = collection.update_many
@@ -96,17 +107,9 @@ class FlakyCollection:
         part = list(commands[: len(commands) // 2])
         return await self._run(
             lambda: self._collection.bulk_write(commands, **options),
-            half=lambda: self._none() if not part else self._collection.bulk_write(part, **options),
+            half=lambda: _none() if not part else self._collection.bulk_write(part, **options),
         )
 
-    async def insert_many(self, documents: Sequence[Any], **options: Any) -> Any:
-        """Insert several documents."""
-        part = list(documents[: len(documents) // 2])
-        return await self._run(
-            lambda: self._collection.insert_many(documents, **options),
-            half=lambda: self._none() if not part else self._collection.insert_many(part, **options),
-        )
 
-    @staticmethod
-    async def _none() -> None:
-        """Do nothing, which is the half of one."""
+async def _none() -> None:
+    """Do nothing, which is the half of one."""
