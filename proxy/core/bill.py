@@ -14,7 +14,7 @@ from proxy.core.pricing import ZERO, Charge, CostSource
 from proxy.core.routing import Entry
 
 _MOST_TOKENS: Final = 10**10
-_INTEGERS: Final = {int}
+_INTEGERS: Final = (int,) * 10
 
 
 class Counted(Value, frozen=True, array_like=True):
@@ -102,7 +102,7 @@ def _makes_sense(usage: Usage) -> bool:
         usage.image_output_tokens,
     )
     # Every bill asks this, and three loops of the interpreter's own take a third of one of ours.
-    if set(map(type, counts)) != _INTEGERS or min(counts) < 0 or max(counts) > _MOST_TOKENS:
+    if tuple(map(type, counts)) != _INTEGERS or min(counts) < 0 or max(counts) > _MOST_TOKENS:
         return False
     if usage.cached_tokens + usage.cache_write_tokens > usage.prompt_tokens:
         return False

@@ -60,7 +60,7 @@ def measure(items: Iterable[Any], body: Mapping[str, Any], *, besides: frozenset
             text += _measure_part(item, media)
             continue
         for name, value in item.items():
-            if name in _PARTS and isinstance(value, list):
+            if isinstance(value, list) and name in _PARTS:
                 for part in value:
                     text += _measure_part(part, media)
             else:

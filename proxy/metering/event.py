@@ -12,6 +12,7 @@ from typing import Any
 from bson.decimal128 import Decimal128, create_decimal128_context
 
 from plugins.contract import Price
+from plugins.values import Value
 from proxy.core import pricing
 from proxy.core.bill import Counted
 from proxy.core.rules import Kind, kind_of, used_of
@@ -34,26 +35,33 @@ AT_THE_END = 2**62
 """The place in a journal of what is counted when its entry goes, and not before."""
 
 
-def uses_of(reservation: Reservation, settlement: Settlement) -> dict[str, int]:
-    """Say what a request has used of each counter that it held."""
-    bill = settlement.bill
-    used = used_of(
-        reservation.held,
-        bill,
-        counts_as_request=settlement.counts_as_request,
-        cost_pico=0 if bill.charge.cost is None else pricing.to_pico(bill.charge.cost),
-    )
-    if settlement.outcome is _UNKNOWN and bill.charge.estimated:
-        return _at_worst(used, reservation.held)
-    return used
+class Uses(Value, frozen=True):
+    """What a request has used: of each counter that it held, and in pico-USD; `requests` is 1 if it counts as one.
+
+    It `is_over_hold` where a provider has counted more than was held.
+    """
+
+    counters: Mapping[str, int]
+    requests: int
+    cost_pico: int
+    is_over_hold: bool
 
 
-def usage_event(
-    reservation: Reservation, settlement: Settlement, uses: Mapping[str, int] | None = None
-) -> Event:
+def uses_of(reservation: Reservation, settlement: Settlement) -> Uses:
+    """Say what a request has used."""
+    charge, held = settlement.bill.charge, reservation.held
+    requests = int(settlement.counts_as_request)
+    cost_pico = 0 if charge.cost is None else pricing.to_pico(charge.cost)
+    used = used_of(held, requests=requests, tokens=settlement.bill.tokens.total, cost_pico=cost_pico)
+    if settlement.outcome is _UNKNOWN and charge.estimated:
+        used = _at_worst(used, held)
+    return Uses(used, requests, cost_pico, any(map(gt, used.values(), held.values())))
+
+
+def usage_event(reservation: Reservation, settlement: Settlement, uses: Uses | None = None) -> Event:
     """Build the event document of a request that reached a provider; `uses` are its `uses_of` where they are known."""
     want, tokens, charge = reservation.want, settlement.bill.tokens, settlement.bill.charge
-    used = uses_of(reservation, settlement) if uses is None else uses
+    uses = uses or uses_of(reservation, settlement)
     cost, rare = charge.cost, _rare(tokens)
     stored_cost = _decimal128(cost)
     inr = None if cost is None else cost * settlement.usd_inr_rate
@@ -82,7 +90,7 @@ def usage_event(
             **rare,
         },
         "costUsd": stored_cost,
-        "costPico": 0 if cost is None else pricing.to_pico(cost),
+        "costPico": uses.cost_pico,
         "costInr": _decimal128(inr),
         "costInrPico": 0 if inr is None else pricing.to_pico(inr),
         "usdInrRate": _rate(str(settlement.usd_inr_rate)),
@@ -90,15 +98,15 @@ def usage_event(
         "price": _price(settlement, rare),
         "costSource": str(charge.source),
         "estimated": charge.estimated,
-        "requests": int(settlement.counts_as_request),
-        "overHold": is_over_hold(reservation, used),
+        "requests": uses.requests,
+        "overHold": uses.is_over_hold,
         "firstTokenMs": settlement.first_token_ms,
         "totalMs": settlement.total_ms,
         "attempts": [
             _attempt(attempt, stored_cost if attempt.cost is cost else _decimal128(attempt.cost))
             for attempt in settlement.attempts
         ],
-        "windows": used,
+        "windows": uses.counters,
     }
 
 
@@ -119,11 +127,6 @@ def _at_worst(used: Mapping[str, int], held: Mapping[str, int]) -> dict[str, int
         counter: max(amount, held[counter]) if kind_of(counter) is Kind.COST else amount
         for counter, amount in used.items()
     }
-
-
-def is_over_hold(reservation: Reservation, used: Mapping[str, int]) -> bool:
-    """Say whether a provider has counted more than was held."""
-    return any(map(gt, used.values(), map(reservation.held.__getitem__, used)))
 
 
 def correction(stored: Mapping[str, Any], true: Event) -> Event:

@@ -175,7 +175,7 @@ class GroupCommit:
         """Build a batch's events, the same at every try, without keeping the event loop for long."""
         events = []
         for place, closed in enumerate(batch.closed, start=1):
-            event = usage_event(closed.reservation, closed.settlement, closed.used)
+            event = usage_event(closed.reservation, closed.settlement, closed.uses)
             event["at"] = plain(event["at"])
             events.append(placed(event, self._journal, closed.start))
             if not place % _EVENTS_AT_ONCE:

@@ -27,7 +27,6 @@ from proxy.errors import Unavailable
 from proxy.metering import days
 from proxy.metering.accounts import standings_of
 from proxy.metering.contract import Progress, Reservation, Settlement, Standing, Want
-from proxy.metering.event import is_over_hold
 from proxy.metering.heartbeat import BEAT_SECONDS, Heartbeat
 from proxy.metering.janitor import Janitor
 from proxy.metering.journal import Journal, JournalError, throw_away_litter
@@ -120,7 +119,7 @@ class LeasedMeter:
             raise Unavailable(WITHOUT_BOOKS, retry_after=5) from exc
 
     def _admitting(self) -> Worker:
-        if self._current is None or not self._heartbeat.may_admit:
+        if self._current is None:
             raise Unavailable("The database does not answer; try again in a moment.", retry_after=2)
         return self._current
 
@@ -142,8 +141,8 @@ class LeasedMeter:
     async def settle(self, reservation: Reservation, settlement: Settlement) -> None:
         """Write a request's event into the journal; the database hears of it with the next commit."""
         worker = self._of_request.pop(reservation.want.request_id, None)
-        used = None if worker is None else worker.settle(reservation, settlement)
-        if used is not None and is_over_hold(reservation, used):
+        uses = None if worker is None else worker.settle(reservation, settlement)
+        if uses is not None and uses.is_over_hold:
             self._metrics.over_hold.labels(settlement.provider).inc()
 
     async def refund(self, reservation: Reservation) -> None:

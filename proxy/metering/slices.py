@@ -19,6 +19,7 @@ from proxy.core.refusals import held_elsewhere
 from proxy.core.rules import Rule, affordable_output
 from proxy.errors import GatewayError
 from proxy.metering.contract import Reservation, Settlement, Want
+from proxy.metering.event import Uses
 
 FIRST_APPETITE = 16
 _MOST_APPETITE = 4096
@@ -37,12 +38,12 @@ MOST_EVENTS = 1000
 class Closed(Value, frozen=True):
     """A request that has ended: all that its event is made of, and where its end stands in the journal.
 
-    That begins at `start`, and `offset` is behind it. It `used` so much of each counter.
+    That begins at `start`, and `offset` is behind it.
     """
 
     start: int
     offset: int
-    used: Mapping[str, int]
+    uses: Uses
     reservation: Reservation
     settlement: Settlement
 
@@ -141,21 +142,24 @@ class Slice:
         counter = self.counters.get(rule.counter)
         return 0 if counter is None else counter.usable(rule.limit)
 
-    def hold_for(self, rules: Iterable[Rule], output_tokens: int) -> Hold | None:
-        """Return what a request with this output cap would hold; `None` if this share does not pay for it."""
-        counters, amounts, left = self.counters, {}, {}
+    def hold(self, rules: Iterable[Rule], needs: Mapping[str, int], now: float) -> Hold | None:
+        """Take what a request needs of each limit, by its counter's first letter; nothing if this share lacks some of it."""
+        counters = self.counters
+        amounts: dict[str, int] = {}
+        left: dict[str, int] = {}
         # Each step as in `Counter.usable`: every request takes this way, and calls take longest.
         for rule in rules:
-            name, counter = rule.counter, counters[rule.counter]
-            available = counter.leased - counter.held - counter.spent - counter.returning
+            name = rule.counter
+            counter, need = counters[name], needs[name[0]]
+            rest = counter.leased - counter.held - counter.spent - counter.returning - need
             elsewhere, limit = counter.remaining, counter.limit
-            need = rule.fixed + rule.slope * output_tokens
-            if limit is not None and rule.limit < limit:
+            if rest < 0 or (limit is not None and (rule.limit < limit or rest + elsewhere < 0)):
+                self.release(amounts, None)
                 return None
-            if need > (available if elsewhere >= 0 or limit is None else available + elsewhere):
-                return None
+            counter.held += need
+            counter.last_use = now
             amounts[name] = need
-            left[name] = available - need + elsewhere if elsewhere > 0 else available - need
+            left[name] = rest + elsewhere if elsewhere > 0 else rest
         return Hold(amounts, left)
 
     def affordable(self, rules: Iterable[Rule], wish: int) -> int:
@@ -175,14 +179,6 @@ class Slice:
         """Return what nobody had leased or used of a limit when the document was last asked."""
         return self.counters[rule.counter].remaining
 
-    def hold(self, amounts: Mapping[str, int], now: float) -> None:
-        """Take a request's amounts."""
-        counters = self.counters
-        for name, amount in amounts.items():
-            counter = counters[name]
-            counter.held += amount
-            counter.last_use = now
-
     def release(self, amounts: Mapping[str, int], closed: Closed | None) -> None:
         """End a request: its hold goes, what its event uses is spent."""
         counters = self.counters
@@ -190,7 +186,7 @@ class Slice:
             for name, amount in amounts.items():
                 counters[name].held -= amount
             return
-        used = closed.used
+        used = closed.uses.counters
         for name, amount in amounts.items():
             counter = counters[name]
             counter.held -= amount
@@ -251,7 +247,7 @@ class Slice:
             return None
         used: dict[str, int] = {}
         for item in closed:
-            for name, amount in item.used.items():
+            for name, amount in item.uses.counters.items():
                 used[name] = used.get(name, 0) + amount
         taken = {}
         for name in {*used, *returned}:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import structlog
@@ -18,19 +18,19 @@ from pymongo.errors import DuplicateKeyError, PyMongoError
 
 from plugins.values import Value
 from proxy.core.refusals import refusal
-from proxy.core.rules import Rule, rules_of
+from proxy.core.rules import Rule, limits_in_force, needs_of, rules_of
 from proxy.database import Database, lost
 from proxy.documents import ACCOUNTS
 from proxy.errors import GatewayError, InternalError, Unavailable
 from proxy.metering.account_commands import lease_filter, lease_pipeline
 from proxy.metering.contract import Progress, Reservation, Settlement, Want
-from proxy.metering.event import uses_of
+from proxy.metering.event import Uses, uses_of
 from proxy.metering.group_commit import GroupCommit
 from proxy.metering.heartbeat import Heartbeat
 from proxy.metering.journal import Journal, JournalError
 from proxy.metering.memory import remember
 from proxy.metering.records import Noted, Opened
-from proxy.metering.slices import Closed, Hold, Slice, Waiter
+from proxy.metering.slices import Closed, Slice, Waiter
 
 PATIENCE_SECONDS = 1.0
 """How long a request waits for amounts that other workers and requests hold, before it is refused."""
@@ -107,6 +107,8 @@ class Worker:
         """Raise `Unavailable` if nobody could be admitted now, whatever the disk says."""
         if self._group.is_lost:
             raise _given_up()
+        if not self._heartbeat.may_admit:
+            raise Unavailable("The database does not answer; try again in a moment.", retry_after=2)
         if self._group.backlog >= MOST_UNWRITTEN:
             raise Unavailable("The gateway is behind with its books; try again in a moment.", retry_after=2)
 
@@ -116,9 +118,7 @@ class Worker:
         slice_ = self._group.slices.get(want.user_id)
         if slice_ is None or slice_.waiting:
             return None
-        rules, wish = _rules_of(want), want.wished_output
-        hold = slice_.hold_for(rules, wish)
-        return None if hold is None else self._admit(slice_, want, rules, hold, wish)
+        return self._admit(slice_, want, want.wished_output)
 
     async def lease(self, want: Want) -> Reservation:
         """Lease more, and admit a request from that; raise what refuses it."""
@@ -126,7 +126,8 @@ class Worker:
         if slice_ is None:
             slice_ = self._group.slices[want.user_id] = Slice(want.user_id, thru=self.journal.end)
         patient_until = self._loop.time() + PATIENCE_SECONDS
-        waiter = Waiter(want, _rules_of(want), self._loop.create_future(), patient_until)
+        rules = rules_of(want.limits, want.key_id, want.key_limits, want.demand, want.at)
+        waiter = Waiter(want, rules, self._loop.create_future(), patient_until)
         slice_.waiting.append(waiter)
         self._lease(slice_)
         try:
@@ -145,20 +146,20 @@ class Worker:
         """Write into the journal how far a request has come."""
         self.journal.note(Noted(reservation.want.request_id, progress))
 
-    def settle(self, reservation: Reservation, settlement: Settlement) -> Mapping[str, int] | None:
+    def settle(self, reservation: Reservation, settlement: Settlement) -> Uses | None:
         """Write a request's end into the journal and count it here; return what it used, `None` if that was done before."""
         request_id = reservation.want.request_id
         request = self._open.get(request_id)
         if request is None:
             return None
-        used, start = uses_of(reservation, settlement), self.journal.end
+        uses, start = uses_of(reservation, settlement), self.journal.end
         offset = self._close(request_id, settlement)
         # Not before: what cannot be written down is open, and found by whoever comes next.
         del self._open[request_id]
-        closed = Closed(start, offset, used, reservation, settlement)
+        closed = Closed(start, offset, uses, reservation, settlement)
         self._group.ended(request.share, reservation.held, closed)
         self._lease(request.share)
-        return used
+        return uses
 
     def refund(self, reservation: Reservation) -> None:
         """Give a request's amounts back: it never reached a provider."""
@@ -206,18 +207,19 @@ class Worker:
         shares = map(self._group.slices.__getitem__, self._group.dirty)
         return min((share.closed[0].start for share in shares if share.closed), default=2**62)
 
-    def _admit(
-        self, slice_: Slice, want: Want, rules: tuple[Rule, ...], hold: Hold, output: int
-    ) -> Reservation:
-        if not self._heartbeat.may_admit:
-            raise _given_up()
+    def _admit(self, slice_: Slice, want: Want, output: int) -> Reservation | None:
+        """Admit a request with an output cap over all its choices, if the share pays for that."""
+        rules = limits_in_force(want.limits, want.key_id, want.key_limits, want.at)
+        hold = slice_.hold(rules, needs_of(want.demand, output), self._loop.time())
+        if hold is None:
+            return None
         start = self.journal.end
         try:
             self.journal.open(Opened(want.request_id, remember(want), hold.amounts))
         except JournalError as exc:
+            slice_.release(hold.amounts, None)
             log.error("no request is served: the journal is in trouble", cause=str(exc))  # noqa: TRY400
             raise Unavailable(WITHOUT_BOOKS, retry_after=5) from exc
-        slice_.hold(hold.amounts, self._loop.time())
         self._open[want.request_id] = _Open(start, slice_)
         return Reservation(want, rules, hold.amounts, output // want.choices, hold.left)
 
@@ -344,11 +346,12 @@ class Worker:
             output = slice_.affordable(rules, want.wished_output)
             lowered = has_leased and want.least_output <= output and self._has_all(slice_, rules, want)
             try:
-                whole, hold = output // want.choices * want.choices, None
+                admitted = None
                 if output >= want.wished_output or lowered:
-                    hold = slice_.hold_for(rules, whole)
-                if hold is not None:
-                    waiter.admitted.set_result(self._admit(slice_, want, rules, hold, whole))
+                    self.check()  # the last heartbeat may have become too old while the lease was under way
+                    admitted = self._admit(slice_, want, output // want.choices * want.choices)
+                if admitted is not None:
+                    waiter.admitted.set_result(admitted)
                 elif not has_leased or not self._refuse(slice_, waiter):
                     still.append(waiter)
             except GatewayError as exc:
@@ -373,10 +376,6 @@ class Worker:
             return False
         waiter.admitted.set_exception(slice_.held_elsewhere(waiter))
         return True
-
-
-def _rules_of(want: Want) -> tuple[Rule, ...]:
-    return rules_of(want.limits, want.key_id, want.key_limits, want.demand, want.at)
 
 
 def _first_of(waiters: Sequence[Waiter]) -> Waiter:

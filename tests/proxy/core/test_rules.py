@@ -20,6 +20,8 @@ from proxy.core.rules import (
     counter_name,
     ends_at,
     kind_of,
+    limits_in_force,
+    needs_of,
     rules_of,
 )
 
@@ -82,6 +84,19 @@ def test_a_hold_covers_every_cost(price: Price, bound: int, cap: int, used: int,
     rule = rules_of(UserLimits(1, 1, 1), KEY, limits, Demand(bound, price), MOMENT)[-1]
     usage = Usage(min(used, bound), min(made, cap))
     assert to_pico(cost_of(price, usage)) <= rule.need(cap)
+
+
+@given(st.builds(Price, prices, prices, request=prices), counts, prices, counts)
+def test_what_is_held_at_once_is_what_each_limit_needs(
+    price: Price, prompt: int, extras: Decimal, cap: int
+) -> None:
+    """Counters of one kind need the same, and as much as the rule of each says; windows and limits are the same too."""
+    limits, demand = UserLimits(1, 2, 3), Demand(prompt, price, extras)
+    needs, rules = needs_of(demand, cap), rules_of(limits, KEY, BUDGETS, demand, MOMENT)
+    assert [needs[rule.counter[0]] for rule in rules] == [rule.need(cap) for rule in rules]
+    assert [(rule.counter, rule.limit, rule.ends) for rule in rules] == [
+        (rule.counter, rule.limit, rule.ends) for rule in limits_in_force(limits, KEY, BUDGETS, MOMENT)
+    ]
 
 
 @given(prices, st.integers(0, 10**4), st.integers(0, 10**12), st.integers(0, 10**5))

@@ -150,10 +150,10 @@ class LedgerRules(RuleBasedStateMachine):
             ended.worker.refund(held)
             return
         completion = held.output_tokens // 3 + (400 if ending is Ending.OVER else 0)
-        used = ended.worker.settle(held, settlement(held.want.demand.prompt_tokens, completion))
-        assert used is not None
+        uses = ended.worker.settle(held, settlement(held.want.demand.prompt_tokens, completion))
+        assert uses is not None
         self.settled[held.want.request_id] = completion
-        for counter, amount in used.items():
+        for counter, amount in uses.counters.items():
             over = max(0, amount - held.held[counter])
             self.overshoot[counter] = self.overshoot.get(counter, 0) + over
 
