@@ -105,7 +105,14 @@ class Attempt:
             patience = self._timeouts.first_byte if self._plan.asked.stream else math.inf
             moment = min(self._deadline, self._began + patience)
             with self._services.deadlines.at(moment) as self._patience:
-                self.failure = await self._exchange()
+                response = await self._send(self._request())
+                try:
+                    self._read_head(response)
+                    if not self._take_at_once(response):
+                        self.failure = await self._read(response)
+                finally:
+                    if not response.has_arrived:  # then there is nothing to close
+                        await response.aclose()
             self.is_served = self.failure is None and not self.is_abandoned
         except RelayFailed as exc:
             self.failure, self.was_reached = exc.failure, exc.reached
@@ -196,15 +203,6 @@ class Attempt:
             return None
         return STALLED
 
-    async def _exchange(self) -> Failure | None:
-        response = await self._send(self._request())
-        try:
-            self._read_head(response)
-            return await self._read(response)
-        finally:
-            if not response.has_arrived:  # then there is nothing to close
-                await response.aclose()
-
     def _send(self, request: UpstreamRequest) -> Awaitable[UpstreamResponse]:
         """Begin to send a request, of which nothing is kept: a long prompt is not needed until a stream's end."""
         self.was_reached = True
@@ -218,8 +216,15 @@ class Attempt:
         if not response.has_arrived:
             self._note()
 
+    def _take_at_once(self, response: UpstreamResponse) -> bool:
+        """Take a whole answer if all of it is here, so that nothing has to be waited for, and say so."""
+        body = None if self._plan.asked.stream or not response.is_success else response.at_once()
+        if body is not None:
+            self.failure = self._take_whole(body)
+        return body is not None
+
     def _read(self, response: UpstreamResponse) -> Awaitable[Failure | None]:
-        if not 200 <= response.status < 300:  # noqa: PLR2004  success, as HTTP defines it
+        if not response.is_success:
             self._patience.at = NEVER  # it has its own
             return self._services.relay.read_failure(self.target.entry.provider, response)
         if not self._plan.asked.stream:
@@ -237,13 +242,14 @@ class Attempt:
     async def _collect(self, response: UpstreamResponse) -> Failure | None:
         """Read a whole answer."""
         try:
-            body = response.at_once(MAX_ANSWER_BYTES)
-            if body is None:
-                body = await response.read(MAX_ANSWER_BYTES)
+            body = await response.read(MAX_ANSWER_BYTES)
         except RelayFailed:
             # It was computed and billed as a whole, however little of it has arrived.
             self.served = replace(self.served, deltas=1, output_bytes=response.received)
             raise
+        return self._take_whole(body)
+
+    def _take_whole(self, body: bytes) -> Failure | None:
         answer = self._plan.asked.form.read_answer(self._endpoint.provider, body, self._translator)
         self.body = answer.body
         backing = answer.backing or self.served.backing

@@ -71,11 +71,6 @@ class Caller(Value, frozen=True):
     allowed_networks: tuple[Network, ...] = ()
     """Where the key may be used; nothing here means everywhere."""
 
-    def require(self, permission: str) -> None:
-        """Raise `PermissionDenied` when the key was not made for this."""
-        if permission not in self.permissions:
-            raise PermissionDenied(f"This API key does not have the permission `{permission}`.")
-
 
 @dataclass(slots=True)
 class _Known:
@@ -118,11 +113,13 @@ class Authenticator:
         tasks = [task for task in (self._refresher, self._reader) if task is not None]
         await background.end(tasks)
 
-    async def caller(self, authorization: str | None, address: str) -> Caller:
-        """Return who holds the key that is used from an address.
+    async def caller(
+        self, authorization: str | None, address: str, *, permission: str | None = None
+    ) -> Caller:
+        """Return who holds the key that is used from an address, for what takes a permission.
 
-        Raises `Unauthenticated`, `PermissionDenied` where the key may not be used from there, and `Unavailable` when
-        the database cannot be asked.
+        Raises `Unauthenticated`, `PermissionDenied` where the key may not be used from there or for that, and
+        `Unavailable` when the database cannot be asked.
         """
         scheme, _, secret = (authorization or "").partition(" ")
         secret = secret.strip()
@@ -151,6 +148,8 @@ class Authenticator:
             raise PermissionDenied(
                 f"This API key must not be used from the address {address}.", code="ip_not_allowed"
             )
+        if permission is not None and permission not in caller.permissions:
+            raise PermissionDenied(f"This API key does not have the permission `{permission}`.")
         return caller
 
     async def _look_again(self, digest: str, known: _Known, now: float) -> Caller | None:

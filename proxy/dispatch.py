@@ -18,19 +18,22 @@ from sanic.response import BaseHTTPResponse
 
 from proxy.protocol import StrictHttp
 
-Begin = Callable[[Request], Awaitable[HTTPResponse | None]]
+Begin = Callable[[Request], HTTPResponse | None]
+Count = Callable[[Request], Awaitable[None]]
 End = Callable[[Request, BaseHTTPResponse], None]
 # Asked for by the class, a member takes ten times as long as by a name.
 _IDLE = Stage.IDLE
+_COUNTED = "/api/"
 
 
 class Dispatch:
     """The way of every request through one application."""
 
-    def __init__(self, app: Sanic[Any, Any], begin: Begin, end: End) -> None:
-        """Let `begin` see every request, which it may answer or refuse, and `end` every answer."""
+    def __init__(self, app: Sanic[Any, Any], begin: Begin, count: Count, end: End) -> None:
+        """Let `begin` see every request, which it may answer or refuse, `count` those of /api, and `end` every answer."""
         self._app = app
         self._begin = begin
+        self._count = count
         self._end = end
         app.on_request(self._begin_once)
         app.on_response(end)  # type: ignore[no-untyped-call]  # Sanic has no annotation here
@@ -39,10 +42,13 @@ class Dispatch:
         """Answer a request, with an error if need be."""
         is_begun = False
         try:
-            route, handler, arguments = self._app.router.get(request.path, request.method, None)
+            path = request.path
+            route, handler, arguments = self._app.router.get(path, request.method, None)
             request.route = route
             is_begun = True
-            response = await self._begin(request)
+            response = self._begin(request)
+            if response is None and path.startswith(_COUNTED):
+                await self._count(request)
             if http.request_body and not route.extra.ignore_body:
                 request.ctx.is_begun = True
                 request.body = await http.receive_body(getattr(route.ctx, "admit", None))
@@ -57,7 +63,12 @@ class Dispatch:
 
     async def _begin_once(self, request: Request) -> HTTPResponse | None:
         """Begin a request that goes Sanic's way, unless it is one of ours whose body was waited for too long."""
-        return None if getattr(request.ctx, "is_begun", False) else await self._begin(request)
+        if getattr(request.ctx, "is_begun", False):
+            return None
+        response = self._begin(request)
+        if response is None and request.path.startswith(_COUNTED):
+            await self._count(request)
+        return response
 
     async def respond(self, request: Request, response: HTTPResponse) -> None:
         """Make this a request's answer; it is sent when a part of it is."""

@@ -27,6 +27,7 @@ from proxy.documents import Outcome
 from proxy.errors import GatewayError, Unavailable
 from proxy.health import Admission, Spared
 from proxy.metering.contract import AttemptRecord, Reservation, Settlement
+from proxy.together import next_turn
 
 SETTLE_SECONDS = 2.0
 """How long an answer's last bytes wait for its settlement; it goes on by itself after that."""
@@ -81,7 +82,7 @@ class Exchange:
         failure = None
         try:
             # Who was admitted in one turn of the loop is served in the next: see `proxy.together`.
-            await asyncio.sleep(0)
+            await next_turn()
             failure = await self._serve(reservation)
         except asyncio.CancelledError:
             if self._ending is None or self._task is None:
@@ -92,7 +93,15 @@ class Exchange:
             self._ending = Outcome.UNKNOWN
             await self._conclude(reservation, None)
             raise
-        return await self._close(failure, await self._conclude(reservation, failure))
+        settlement, attempt = await self._conclude(reservation, failure), self._attempt
+        if (
+            settlement is None
+            or settlement.outcome is not _COMPLETED
+            or attempt is None
+            or self._plan.asked.stream
+        ):
+            return await self._close(failure, settlement)
+        return Answer(attempt.body, self._audience.headers, settlement)
 
     async def _serve(self, reservation: Reservation) -> Failure | None:
         """Try the targets until one serves; return the failure of the last one tried."""
@@ -243,8 +252,6 @@ class Exchange:
         """Give the client its last bytes, or the error."""
         outcome = settlement.outcome if settlement else self._outcome(failure)
         if outcome is _COMPLETED and self._attempt is not None:
-            if not self._plan.asked.stream:
-                return Answer(self._attempt.body, self._audience.headers, settlement)
             await self._audience.finish(self._attempt.body)
         elif outcome is not Outcome.CLIENT_GONE:
             error = self._error(failure)

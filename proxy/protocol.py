@@ -275,7 +275,8 @@ class Protocol(Outgoing):
 
     def _handle(self, request: Request) -> Awaitable[None]:
         """Answer a request, unless there is no room for it."""
-        door, http = self.door, self.http
+        door = self.door
+        http: Any = request.stream  # which `self.http` finds out each time
         if door.is_draining or self._is_one_too_many:
             http.keep_alive = False
             if request.path not in _ALWAYS_SERVED:

@@ -130,14 +130,16 @@ class UpstreamResponse:
             raise translated(exc) from exc
         return False
 
-    def at_once(self, limit: int) -> bytes | None:
-        """Return the whole body if it is all here, and nothing has to be waited for; raise what `read` does."""
+    @property
+    def is_success(self) -> bool:
+        """Say whether the status is 2xx."""
+        return 200 <= self.status < 300  # noqa: PLR2004  success, as HTTP defines it
+
+    def at_once(self) -> bytes | None:
+        """Return the whole body if it is all here, of which there is never more than what may wait to be read."""
         if self._body is None or not self._body.has_arrived or self._is_encoded:
             return None
-        whole = self._body.rest()
-        self.received = len(whole)
-        self._check(limit)
-        return whole
+        return self._body.rest()
 
     async def read(self, limit: int) -> bytes:
         """Read the whole body; raise `RelayFailed` when it is longer than `limit` bytes, breaks off, or is encoded."""
@@ -149,12 +151,9 @@ class UpstreamResponse:
             return self.received > limit
 
         await self.pour(take)
-        self._check(limit)
-        return b"".join(pieces)
-
-    def _check(self, limit: int) -> None:
         if self.received > limit:
             raise RelayFailed(Failure(FailureKind.PROVIDER, "the answer is too large"), reached=True)
+        return b"".join(pieces)
 
     def leave(self) -> None:
         """Let a stream whose last event was read end by itself, so that its connection can be used again."""

@@ -88,7 +88,7 @@ def create_app(
     # Of sanic-ext's parts, injection would look at every request (a sixtieth of a chat's CPU), and nothing needs it.
     Extend(app, built_in_extensions=False)
     ends = _Ends(settings)
-    app.ctx.dispatch = Dispatch(app, ends.begin, ends.end)
+    app.ctx.dispatch = Dispatch(app, ends.begin, ratelimit.limit_api, ends.end)
 
     @app.before_server_start
     async def open_gateway(app: App) -> None:
@@ -253,15 +253,12 @@ class _Ends:
         self._origins = settings.allowed_origins
         self._is_production = settings.is_production
 
-    async def begin(self, request: Request) -> HTTPResponse | None:
+    def begin(self, request: Request) -> HTTPResponse | None:
         """Identify a request; answer it if it is a preflight, and raise what refuses it whatever it asks for."""
         identity.begin(request, request.app.ctx.request_log, self._trusted)
         if request.headers.get("content-encoding", "identity").lower() != "identity":
             raise UnsupportedMedia("Send the body without a content encoding.")
-        preflight = cors.answer_preflight(request)
-        if preflight is None and request.path.startswith("/api/"):
-            await ratelimit.limit_api(request)
-        return preflight
+        return cors.answer_preflight(request)
 
     def end(self, request: Request, response: BaseHTTPResponse) -> None:
         """Give an answer the headers that every answer has."""

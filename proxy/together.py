@@ -9,7 +9,8 @@ together).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import types
+from collections.abc import Callable, Generator
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -35,3 +36,9 @@ class Together(Generic[T]):
     def _do_all(self) -> None:
         things, self._things = self._things, []
         self._do(things)
+
+
+@types.coroutine
+def next_turn() -> Generator[None]:
+    """Wait for the event loop's next turn: `asyncio.sleep(0)` without the coroutine that asks how long."""
+    yield

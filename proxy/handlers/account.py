@@ -19,6 +19,7 @@ from proxy.core.rules import Demand, Kind, Rule, rules_of
 from proxy.documents import EVENTS
 from proxy.errors import NotFound
 from proxy.gateway import gateway_of
+from proxy.handlers.caller import caller_of
 from proxy.metering.contract import Standing
 from proxy.metering.event import correction_id
 
@@ -37,7 +38,7 @@ _KINDS = {Kind.REQUESTS: "requests", Kind.TOKENS: "tokens", Kind.COST: "usd", Ki
 async def describe_key(request: Request) -> HTTPResponse:
     """Say what the key may use, what it and its user have used, and when each window ends."""
     gateway = gateway_of(request)
-    caller = await gateway.authenticator.caller(request.headers.get("authorization"), request.ctx.client)
+    caller = await caller_of(request)
     now = gateway.clock()
     standing = await gateway.meter.standing(caller.user_id, now)
     body = {
@@ -58,7 +59,7 @@ async def describe_key(request: Request) -> HTTPResponse:
 async def explain_request(request: Request, request_id: str) -> HTTPResponse:
     """Explain one request of the key's owner: attempts, route, times, tokens, and its cost line by line."""
     gateway = gateway_of(request)
-    caller = await gateway.authenticator.caller(request.headers.get("authorization"), request.ctx.client)
+    caller = await caller_of(request)
     await gateway.meter.flush()
     events = gateway.database[EVENTS]
     related = {"_id": {"$in": [request_id, correction_id(request_id)]}, "userId": caller.user_id}

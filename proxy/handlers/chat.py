@@ -18,6 +18,7 @@ from proxy.core.embeddings import EMBEDDINGS
 from proxy.core.messages import MESSAGES
 from proxy.core.responses import RESPONSES
 from proxy.gateway import gateway_of
+from proxy.handlers.caller import caller_of
 from proxy.handlers.headers import HotResponse
 from proxy.protocol import StrictHttp
 
@@ -28,18 +29,15 @@ Answering = Awaitable[HTTPResponse | None]
 """What a handler returns: it does nothing itself, so that a coroutine of its own would only have to be made and woken."""
 
 
-async def _admit(request: Request, otherwise: str | None = None) -> Caller:
-    """Return who asks, by the head of his request alone; raise what refuses him."""
-    authorization, authenticator = request.headers.get("authorization"), gateway_of(request).authenticator
-    caller = await authenticator.caller(authorization or otherwise, request.ctx.client)
-    caller.require("chat")
-    return caller
+def _admit(request: Request) -> Awaitable[Caller]:
+    """Return what finds out who asks, by the head of his request alone."""
+    return caller_of(request, permission="chat")
 
 
-async def _admit_to_messages(request: Request) -> Caller:
+def _admit_to_messages(request: Request) -> Awaitable[Caller]:
     """Do so for Anthropic's clients, who send the key in a header of its own."""
     key = request.headers.get("x-api-key")
-    return await _admit(request, key and f"Bearer {key}")
+    return caller_of(request, permission="chat", otherwise=key and f"Bearer {key}")
 
 
 @blueprint.post("/chat/completions", ctx_takes_chat=True, ctx_admit=_admit)

@@ -13,6 +13,7 @@ from plugins.contract import Price
 from proxy.blueprint import Blueprint
 from proxy.core.routing import Entry, may_use, unknown_model
 from proxy.gateway import gateway_of
+from proxy.handlers.caller import caller_of
 
 blueprint = Blueprint("models", url_prefix="/v1")
 
@@ -21,8 +22,7 @@ blueprint = Blueprint("models", url_prefix="/v1")
 async def list_models(request: Request) -> HTTPResponse:
     """List what the caller may use: the operator's aliases, then every model of every provider."""
     gateway = gateway_of(request)
-    caller = await gateway.authenticator.caller(request.headers.get("authorization"), request.ctx.client)
-    caller.require("models")
+    caller = await caller_of(request, permission="models")
     catalogue = gateway.catalog.current
     models = [
         describe(entry, entry.info.id)
@@ -42,8 +42,7 @@ async def list_models(request: Request) -> HTTPResponse:
 async def get_model(request: Request, model: str) -> HTTPResponse:
     """Describe one model under the very name that was asked for."""
     gateway = gateway_of(request)
-    caller = await gateway.authenticator.caller(request.headers.get("authorization"), request.ctx.client)
-    caller.require("models")
+    caller = await caller_of(request, permission="models")
     asked = unquote(model)
     for target in gateway.catalog.current.find(asked):
         if may_use(target.entry, caller.role, caller.allowed_models, asked):

@@ -20,9 +20,13 @@ from proxy.request_log import RequestLog
 _numbers = itertools.count(1)
 
 
-async def pass_on(_request: Request) -> HTTPResponse | None:
+def pass_on(_request: Request) -> HTTPResponse | None:
     """Begin a request by doing nothing."""
     return None
+
+
+async def count_nothing(_request: Request) -> None:
+    """Count no request of /api, of which there is none here."""
 
 
 def leave(_request: Request, _response: BaseHTTPResponse) -> None:
@@ -35,7 +39,7 @@ def application(*handlers: Callable[..., Any], begin: Begin = pass_on, end: End 
     app.config.update({"TOUCHUP": False, "ACCESS_LOG": False, "MOTD": False, "FALLBACK_ERROR_FORMAT": "json"})
     app.ctx.door = Door(Bounds(), chat_body_bytes=2**20, answer_seconds=60)
     app.ctx.request_log = RequestLog(None)
-    app.ctx.dispatch = Dispatch(app, begin, end)
+    app.ctx.dispatch = Dispatch(app, begin, count_nothing, end)
     for handler in handlers:
         app.add_route(handler, f"/{handler.__name__}", methods=["GET", "HEAD", "POST"], error_format="json")
     return app

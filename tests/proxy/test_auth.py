@@ -245,9 +245,12 @@ async def test_limits_of_a_user_are_his_own_or_his_roles(mongodb_uri: str) -> No
         )
 
 
-def test_a_permission_is_required() -> None:
+async def test_a_permission_is_required(mongodb_uri: str) -> None:
     """A caller without a permission is told which."""
-    caller = Caller("u", Role.USER, UserLimits(1, 1, 1), permissions=frozenset({"chat"}))
-    caller.require("chat")
-    with pytest.raises(PermissionDenied, match="models"):
-        caller.require("models")
+    async with running_gateway(mongodb_uri) as gateway:
+        authenticator = gateway.parts.authenticator
+        key = f"Bearer {await gateway.key(permissions=['chat'])}"
+        caller = await authenticator.caller(key, "127.0.0.1", permission="chat")
+        assert caller.permissions == {"chat"}
+        with pytest.raises(PermissionDenied, match="models"):
+            await authenticator.caller(key, "127.0.0.1", permission="models")

@@ -21,7 +21,7 @@ class Seen:
         self.begun: list[str] = []
         self.ended: list[int] = []
 
-    async def begin(self, request: Request) -> HTTPResponse | None:
+    def begin(self, request: Request) -> HTTPResponse | None:
         """Answer some paths, refuse some, and pass the rest on."""
         self.begun.append(request.path)
         if request.path == "/refused":

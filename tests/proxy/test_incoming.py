@@ -80,7 +80,7 @@ async def test_a_body_that_is_late_is_one_request() -> None:
     """What was begun before its body was waited for in vain is not begun again to be answered."""
     begun: list[Request] = []
 
-    async def begin(request: Request) -> HTTPResponse | None:
+    def begin(request: Request) -> HTTPResponse | None:
         begun.append(request)
         return None
 
@@ -171,7 +171,7 @@ async def test_small_chunks_leave_others_their_turn() -> None:
             seen = stream.request_bytes
             await asyncio.sleep(0)
 
-    async def begin(request: Request) -> HTTPResponse | None:
+    def begin(request: Request) -> HTTPResponse | None:
         request.ctx.watching = asyncio.create_task(watch(request.stream))
         return None
 
