@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import statistics
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bench.client import Target, Times, WrongAnswer, load
@@ -52,12 +53,13 @@ larger memory, and takes a twentieth more for everything that comes after."""
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What one gateway did in one scenario: CPU per request in microseconds, times in milliseconds."""
+    """What one gateway did in one scenario: CPU per request in microseconds, also of each round, times in milliseconds."""
 
     scenario: str
     requests: int
     per_second: float
     cpu_us: float | None
+    cpu_us_of_rounds: list[float]
     mongod_us: float | None
     median_ms: float
     p99_ms: float
@@ -75,32 +77,33 @@ class Memory:
 
 
 class Measurement:
-    """One scenario on one gateway, in rounds."""
+    """One scenario on one gateway, in rounds, which its processes take in turn."""
 
-    def __init__(self, running: Running, scenario: Scenario) -> None:
+    def __init__(self, processes: Sequence[Running], scenario: Scenario) -> None:
         """Begin with no round."""
-        self._running = running
+        self._processes = processes
         self._scenario = scenario
-        self._target = _target(running, scenario)
         self._times = Times()
         self._cpu: list[float] = []
         self._mongod: list[float] = []
         self._rates: list[float] = []
 
     async def warm_up(self, seconds: float) -> None:
-        """Ask for a moment; with all keys, so often that what is measured is their use and not their acquaintance.
+        """Ask each process for a moment; with all keys, so often that what is measured is their use and not their acquaintance.
 
         A key's first lease is for 16 requests, its second for 32.
         """
-        await ask(self._target, self._scenario, seconds)
-        if self._scenario.all_keys:
-            await ask(self._target, self._scenario, 60.0, most=_ACQUAINTED * len(self._target.headers))
+        for running in self._processes:
+            target = _target(running, self._scenario)
+            await ask(target, self._scenario, seconds)
+            if self._scenario.all_keys:
+                await ask(target, self._scenario, 60.0, most=_ACQUAINTED * len(target.headers))
 
     async def round(self, seconds: float) -> None:
         """Ask for so long; raise `WrongAnswer`."""
-        running = self._running
+        running = self._processes[len(self._cpu) % len(self._processes)]
         before, mongod_before, began = _cpu(running.pid), _cpu(running.mongod), time.perf_counter()
-        found = await ask(self._target, self._scenario, seconds)
+        found = await ask(_target(running, self._scenario), self._scenario, seconds)
         took, count = time.perf_counter() - began, len(found.whole)
         if not count:
             raise WrongAnswer("everything is refused with 503")
@@ -121,8 +124,9 @@ class Measurement:
             scenario=self._scenario.name,
             requests=len(whole),
             per_second=statistics.median(self._rates),
-            cpu_us=statistics.median(self._cpu) * 1e6 if self._running.pid else None,
-            mongod_us=statistics.median(self._mongod) * 1e6 if self._running.mongod else None,
+            cpu_us=statistics.median(self._cpu) * 1e6 if self._processes[0].pid else None,
+            cpu_us_of_rounds=[1e6 * cpu for cpu in self._cpu],
+            mongod_us=statistics.median(self._mongod) * 1e6 if self._processes[0].mongod else None,
             median_ms=statistics.median(whole) * 1e3,
             p99_ms=_percentile(whole, 0.99) * 1e3,
             first_byte_ms=statistics.median(self._times.first) * 1e3,

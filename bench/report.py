@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -104,9 +105,9 @@ def budget(results: Results) -> list[tuple[str, float, float]]:
     ]
     for name, note in (("ours", ""), ("unlogged", ", without its line in the log")):
         for what, scenario, peer, times in _TIMES_OURS:
-            mine, theirs = _cpu(results, name, scenario), _cpu(results, peer, scenario)
-            if mine and theirs:  # a peer may be missing, or fail
-                found.append((f"a {what}'s share of {_TITLES[peer]}'s{note}", mine / theirs, 1 / times))
+            ratio = _ratio(results, name, peer, scenario)
+            if ratio is not None:  # a peer may be missing, or fail
+                found.append((f"a {what}'s share of {_TITLES[peer]}'s{note}", ratio, 1 / times))
     memory = results["gateways"]["ours"]["memory"]
     if memory is not None:
         found += [
@@ -132,9 +133,11 @@ def _method(results: Results) -> str:
     return (
         "CPU is user plus system time of all processes of a gateway, read from /proc; wall times on a shared machine are "
         f"worth less. Each figure is the median of {results['rounds']} rounds of {results['seconds']:g} s after a "
-        "warm-up, all gateways in turns, and of three times as many where 32 connections ask something short; every answer "
-        "is checked. The provider is simulated and instant; this gateway has keys, limits, a budget on each key, metering and "
-        "metrics on and one worker, LiteLLM has no database and no keys but the master key. No peer writes a line for each "
+        "warm-up, all gateways in turns, and of three times as many where 32 connections ask something short, which three "
+        "processes of this gateway answer in turn. How many times one figure is another is the median of what it is in each "
+        "round. Every answer is checked. The provider is simulated and instant; this gateway has keys, limits, a budget on "
+        "each key, metering and metrics on and one worker, LiteLLM has no database and no keys but the master key. No peer "
+        "writes a line for each "
         "request, which this gateway does unless it is told not to. `make bench` repeats it."
     )
 
@@ -183,6 +186,18 @@ def _cpu(results: Results, name: str, scenario: str) -> float:
     return float(row["cpu_us"]) if row else 0.0
 
 
+def _ratio(results: Results, name: str, other: str, scenario: str) -> float | None:
+    """Return how many times the CPU of another gateway one takes: the median over rounds, each with that next to it.
+
+    A shared machine is up to twice as slow in one minute as in the minute before, and so are both in such a round.
+    """
+    mine, theirs = _row(results, name, scenario), _row(results, other, scenario)
+    if mine is None or theirs is None or not mine["cpu_us"] or not theirs["cpu_us"]:
+        return None
+    rounds = zip(mine["cpu_us_of_rounds"], theirs["cpu_us_of_rounds"], strict=True)
+    return float(statistics.median(one / another for one, another in rounds))
+
+
 def _added(results: Results, name: str, scenario: str, what: str = "median_ms") -> float:
     mine, bare = _row(results, name, scenario), _row(results, "direct", scenario)
     return float(mine[what] - bare[what]) if mine and bare else 0.0
@@ -195,9 +210,10 @@ def _memory(gateway: Mapping[str, Any]) -> float:
 def _with_ratio(results: Results, name: str, scenario: str) -> str:
     if scenario in results["gateways"][name]["failures"]:
         return "fails"
-    mine, ours = _cpu(results, name, scenario), _cpu(results, "ours", scenario)
-    ratio = "" if name == "ours" else f" ({mine / ours:.2g} times ours)"
-    return f"{mine:,.0f} us{ratio}"
+    ratio = None if name == "ours" else _ratio(results, name, "ours", scenario)
+    return f"{_cpu(results, name, scenario):,.0f} us" + (
+        "" if ratio is None else f" ({ratio:.2g} times ours)"
+    )
 
 
 def _title(name: str, gateway: Mapping[str, Any]) -> str:

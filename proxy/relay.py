@@ -103,7 +103,8 @@ class UpstreamResponse:
         # httpx guesses an encoding for each look at the headers; HTTP knows one.
         self.headers: Mapping[str, str] = {_name(name): value.decode("latin-1") for name, value in headers}
         # It was asked for as it is; what unpacks has no bound that a sender of few bytes has to keep.
-        self._is_encoded = self.headers.get("content-encoding", "identity").strip().lower() not in _PLAIN
+        encoding = self.headers.get("content-encoding")
+        self._is_encoded = encoding is not None and encoding.strip().lower() not in _PLAIN
         self.received = 0
         self._closed = False
 

@@ -256,7 +256,8 @@ class _Ends:
     def begin(self, request: Request) -> HTTPResponse | None:
         """Identify a request; answer it if it is a preflight, and raise what refuses it whatever it asks for."""
         identity.begin(request, request.app.ctx.request_log, self._trusted)
-        if request.headers.get("content-encoding", "identity").lower() != "identity":
+        encoding = request.headers.get("content-encoding")
+        if encoding is not None and encoding.lower() != "identity":
             raise UnsupportedMedia("Send the body without a content encoding.")
         return cors.answer_preflight(request)
 

@@ -14,6 +14,7 @@ def rows(cpu: float | None, milliseconds: float) -> list[dict[str, Any]]:
         "requests": 100,
         "per_second": 10.0,
         "cpu_us": cpu,
+        "cpu_us_of_rounds": [cpu] * 3,
         "mongod_us": None,
         "median_ms": milliseconds,
         "p99_ms": milliseconds,
@@ -83,6 +84,21 @@ def test_what_is_over_its_budget_is_marked() -> None:
     assert "a stream's share of LiteLLM's" in found
     assert "a stream's share of Portkey's" not in found
     assert report.markdown(RESULTS).count("**over**") == sum(not is_kept for is_kept in found.values()) > 0
+
+
+def test_how_many_times_one_is_another_is_asked_round_by_round() -> None:
+    """A machine that is slower in some rounds is so for both: what counts is what stands next to each other."""
+    gateways = {
+        name: gateway(cpu, 1.0, rows=[row | {"cpu_us_of_rounds": rounds} for row in rows(cpu, 1.0)])
+        for name, cpu, rounds in (
+            ("ours", 200.0, [100.0, 300.0, 200.0]),
+            ("portkey", 1_300.0, [500.0, 1_500.0, 1_300.0]),
+        )
+    }
+    results = {**RESULTS, "gateways": gateways}
+    assert "| Portkey 1.2 | 1,300 us (5 times ours) |" in report.summary(results)
+    budget = {what: figure for what, figure, _ in report.budget(results)}
+    assert budget["a chat's share of Portkey's"] == 0.2
 
 
 def test_what_was_not_measured_has_no_figure() -> None:
