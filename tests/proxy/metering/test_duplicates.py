@@ -25,6 +25,18 @@ async def test_what_is_there_already_is_no_error(mongodb_uri: str) -> None:
         assert [document["of"] for document in found] == ["second", "first", "second"]
 
 
+async def test_many_are_inserted_in_several_commands(
+    mongodb_uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many there are, all of them arrive."""
+    monkeypatch.setattr(duplicates, "MOST_AT_ONCE", 2)
+    async with connected(mongodb_uri) as books:
+        collection = books.database["things"]
+        for count in (1, 2, 5):
+            await duplicates.insert(collection, [{"_id": each} for each in range(count)])
+            assert await collection.count_documents({}) == count
+
+
 async def test_anything_else_is_an_error(mongodb_uri: str) -> None:
     """A document that the database refuses, also beside one that is there already, which it says first."""
     async with connected(mongodb_uri) as books:
