@@ -7,9 +7,10 @@ import platform
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, contextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ Results = dict[str, Any]
 MEMORY_REQUESTS = 100_000
 _LEAST_PER_SECOND = 400
 _PROCESSES = {"ours": 3, "unlogged": 3}
-"""How many processes of this gateway take turns where 32 connections ask something short.
+"""How many processes of this gateway take turns where 32 connections ask something short; the others live no longer.
 
 Two of them differ by up to 7 % of their CPU for as long as they live, for where their pages happen to lie. A peer has one:
 Node.js takes twice as long after a rest of half a minute.
@@ -36,39 +37,39 @@ async def compare(peers: Sequence[str], *, rounds: int, seconds: float, memory_r
     found: Results = {**_here(), "seconds": seconds, "rounds": rounds, "gateways": {}, "missing": {}}
     with tempfile.TemporaryDirectory(prefix="bench-") as folder, provider(Path(folder)) as upstream:
         async with AsyncExitStack() as stack:
-            gateways: dict[str, list[Running]] = {}
-            for name, start in starts.items():
+            gateways: dict[str, Running] = {}
+            started = {
+                name: partial(_started, start, upstream, Path(folder)) for name, start in starts.items()
+            }
+            for name, start in started.items():
                 try:
-                    gateways[name] = await _started(stack, name, start, upstream, Path(folder))
+                    gateway = gateways[name] = await stack.enter_async_context(start())
                 except* CannotRun as exc:
                     found["missing"][name] = str(exc.exceptions[0])
                     print(f"{name}: {found['missing'][name]}", flush=True)
                 else:
-                    first = gateways[name][0]
-                    print(f"{name}: first answer after {first.start_seconds:.1f} s", flush=True)
-                    found["gateways"][name] = _begun(first)
+                    print(f"{name}: first answer after {gateway.start_seconds:.1f} s", flush=True)
+                    found["gateways"][name] = _begun(gateway)
             for scenario in SCENARIOS:
-                await _measure(gateways, scenario, rounds, seconds, found["gateways"])
-            for name, processes in gateways.items():
-                found["gateways"][name]["memory_mib"] = memory_of(processes[0])
+                async with AsyncExitStack() as others:
+                    processes = {name: [gateway] for name, gateway in gateways.items()}
+                    for name, count in _PROCESSES.items() if scenario.times > 1 else ():
+                        for _ in range(count - 1):
+                            processes[name].append(await others.enter_async_context(started[name]()))
+                    await _measure(processes, scenario, rounds, seconds, found["gateways"])
+            for name, gateway in gateways.items():
+                found["gateways"][name]["memory_mib"] = memory_of(gateway)
             if memory_requests:
                 patience = memory_requests / _LEAST_PER_SECOND
-                memory = await measure_memory(gateways["ours"][0], memory_requests, patience)
+                memory = await measure_memory(gateways["ours"], memory_requests, patience)
                 print(f"ours: {memory.after:.0f} MiB after {memory.requests} more requests", flush=True)
                 found["gateways"]["ours"]["memory"] = asdict(memory)
     return found
 
 
-async def _started(
-    stack: AsyncExitStack, name: str, start: Start, upstream: int, folder: Path
-) -> list[Running]:
-    """Start as many processes of a gateway as there are to be; they end with the stack."""
-    processes = []
-    for number in range(_PROCESSES.get(name, 1)):
-        place = folder / f"{name}-{number}"
-        place.mkdir()
-        processes.append(await stack.enter_async_context(start(upstream, place)))
-    return processes
+def _started(start: Start, upstream: int, folder: Path) -> AbstractAsyncContextManager[Running]:
+    """Start a process of a gateway in a folder of its own."""
+    return start(upstream, Path(tempfile.mkdtemp(dir=folder)))
 
 
 @contextmanager
@@ -105,7 +106,7 @@ async def _measure(
 ) -> None:
     """Measure one scenario on every gateway that has it, a round of each in turn; who answers wrongly is left out."""
     running = {
-        name: Measurement(processes if scenario.times > 1 else processes[:1], scenario)
+        name: Measurement(processes, scenario)
         for name, processes in gateways.items()
         if (scenario.times > 1 or not processes[0].is_variant)
         and (processes[0].all_keys is not None or not scenario.all_keys)
