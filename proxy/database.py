@@ -151,5 +151,9 @@ def is_outage(exc: PyMongoError) -> bool:
 
 def lost(_cause: PyMongoError) -> Unavailable:
     """Make the error for a request that needs a database which does not answer."""
-    message = "The database does not answer; try again in a moment."
-    return Unavailable(message, retry_after=2)
+    return away()
+
+
+def away() -> Unavailable:
+    """Make the same error where nobody had to ask the database to know that."""
+    return Unavailable("The database does not answer; try again in a moment.", retry_after=2)

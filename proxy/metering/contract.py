@@ -58,9 +58,10 @@ class Want(Value, frozen=True):
 
 
 class Reservation(Value, frozen=True):
-    """An admitted request: its rules, what is held by counter, and the output cap (per choice) that it covers.
+    """An admitted request: the limits in force, what is held by counter, and the output cap (per choice) that it covers.
 
-    `remaining` is what is left of each counter beside the holds, as far as this process knows.
+    What its `rules` hold is in `held`, and not to be asked of them. `remaining` is what is left of each counter beside the
+    holds, as far as this process knows.
     """
 
     want: Want

@@ -21,7 +21,7 @@ from pymongo import ASCENDING
 from pymongo.errors import PyMongoError
 
 from proxy import background
-from proxy.database import Database, lost
+from proxy.database import Database, away, lost
 from proxy.documents import ACCOUNTS
 from proxy.errors import Unavailable
 from proxy.metering import days
@@ -120,7 +120,7 @@ class LeasedMeter:
 
     def _admitting(self) -> Worker:
         if self._current is None:
-            raise Unavailable("The database does not answer; try again in a moment.", retry_after=2)
+            raise away()
         return self._current
 
     async def reserve(self, want: Want) -> Reservation:

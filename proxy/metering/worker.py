@@ -19,7 +19,7 @@ from pymongo.errors import DuplicateKeyError, PyMongoError
 from plugins.values import Value
 from proxy.core.refusals import refusal
 from proxy.core.rules import Rule, limits_in_force, needs_of, rules_of
-from proxy.database import Database, lost
+from proxy.database import Database, away, lost
 from proxy.documents import ACCOUNTS
 from proxy.errors import GatewayError, InternalError, Unavailable
 from proxy.metering.account_commands import lease_filter, lease_pipeline
@@ -108,7 +108,7 @@ class Worker:
         if self._group.is_lost:
             raise _given_up()
         if not self._heartbeat.may_admit:
-            raise Unavailable("The database does not answer; try again in a moment.", retry_after=2)
+            raise away()
         if self._group.backlog >= MOST_UNWRITTEN:
             raise Unavailable("The gateway is behind with its books; try again in a moment.", retry_after=2)
 
